@@ -1,0 +1,57 @@
+"""The verbs there are: where each one lives and what it does, in a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    module: str
+    summary: str
+    group: str
+
+
+def _verbs(group: str, **summaries: str) -> dict[str, Verb]:
+    return {name: Verb(f"loom.cli.{name}", summary, group) for name, summary in summaries.items()}
+
+
+VERBS: dict[str, Verb] = {
+    **_verbs(
+        "The whole road",
+        quickstart="from this machine's documents to a tuned model, without GPU or network",
+    ),
+    **_verbs(
+        "Corpus",
+        collect="raw text on this machine -> documents",
+        curate="the six curation steps as one resumable run",
+        tag="run taggers over documents: attributes beside them",
+        dedupe="mark duplicate documents and paragraphs",
+        decontaminate="mark what evaluation sets share with the corpus",
+        mix="filter, replace spans, sample: attributes -> mixed documents",
+        stat="histograms of attributes",
+        why="what happened to one document, and by which rule",
+    ),
+    **_verbs(
+        "Tokens",
+        tokenizer="train a byte-level BPE tokenizer",
+        tokenize="documents -> token shards",
+        prepare="conversations or preference pairs -> token shards with masks",
+    ),
+    **_verbs(
+        "Model",
+        train="pretrain, SFT or DPO from a recipe; goes on where it stopped",
+        eval="evaluate a model: tasks, bits per byte of text",
+        export="a checkpoint -> a Hugging Face folder",
+        generate="continue a text",
+        chat="talk to a model in the terminal",
+        report="the page of a run",
+    ),
+    "import": Verb("loom.cli.import_model", "a Hugging Face folder -> a checkpoint", "Model"),
+    **_verbs(
+        "The thread",
+        lineage="what an artifact was made from, back to the raw files",
+        inspect="the documents in one training step",
+        list="taggers, tasks, presets, recipes there are",
+    ),
+}
