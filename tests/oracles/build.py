@@ -1,0 +1,59 @@
+"""Builds the environments of the systems Loom must agree with, each in a folder of its own.
+
+Run by `make test` and `make bench`. An environment that is already built is left alone; one that
+cannot be had is named and skipped, and the tests that need it skip by name (with CI=true they fail).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+PEERS = Path(__file__).resolve().parents[2] / ".peers"
+TORCH = "torch>=2.9,<2.14"
+
+# name -> what pip is asked for, in turn. Without pins pip searches for minutes.
+ORACLES: dict[str, list[list[str]]] = {
+    "dolma": [[TORCH], ["dolma==1.2.1", "boto3==1.26.76", "botocore==1.29.76"]],
+    "ai2-olmo": [[TORCH], ["ai2-olmo==0.6.0", "numpy<2"]],
+}
+
+
+def interpreter(name: str) -> Path:
+    """The Python of a peer's environment; it exists only when the environment is complete."""
+    return PEERS / name / "bin" / "python"
+
+
+def is_built(name: str) -> bool:
+    stamp = PEERS / name / ".built"
+    return stamp.is_file() and stamp.read_text() == repr(ORACLES[name])
+
+
+def build(name: str) -> None:
+    folder = PEERS / name
+    venv.EnvBuilder(with_pip=True, clear=True).create(folder)
+    for requirements in ORACLES[name]:
+        command = [str(interpreter(name)), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*command, *requirements], check=True, timeout=1200)
+    (folder / ".built").write_text(repr(ORACLES[name]))
+
+
+def main(names: list[str]) -> None:
+    for name in names or list(ORACLES):
+        if is_built(name):
+            continue
+        started = time.monotonic()
+        print(f"building the oracle environment {name} ...", flush=True)
+        try:
+            build(name)
+        except (subprocess.SubprocessError, OSError) as error:
+            print(f"the oracle {name} cannot be had here, its tests will skip: {error}", file=sys.stderr)
+        else:
+            print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
