@@ -186,7 +186,8 @@ class Transformer(nn.Module):
         if self.compute_dtype is not None:
             x = x.to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, attn_mask, cache, layer)
+            # Without the layer's number all blocks are one compiled graph.
+            x = block(x, cos, sin, attn_mask) if cache is None else block(x, cos, sin, attn_mask, cache, layer)
         if cache is not None:
             cache.length += length
         if at is not None:
