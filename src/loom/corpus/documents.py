@@ -1,0 +1,370 @@
+"""The document: its schema, its batches, its files.
+
+A document is one JSON object a line: `id`, `text` and `source`, optionally `added`, `created`,
+`version` and `metadata`. In memory documents travel in batches of Arrow columns; kernels take the UTF-8
+buffer and the offsets of the text column. On disk they are JSON lines (plain, .gz, .zst) or Parquet.
+
+A row that is not a document (broken JSON, no `id`, no `text`, invalid UTF-8) is set aside with its line
+and the reason; a file that ends in mid-stream is an error.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import zstandard
+
+from loom.artifact import atomic_write
+from loom.errors import LoomError
+from loom.recipe import nearest
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("added", pa.string()),
+        pa.field("created", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("metadata", pa.string()),  # a JSON object
+    ]
+)
+BATCH_BYTES = 32 << 20  # text in a batch, so that memory does not grow with the file
+JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
+SUFFIXES = (*JSON_SUFFIXES, ".parquet")
+ZSTD_LEVEL = 3
+GZIP_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that was set aside. `line` counts rows of the file from 1."""
+
+    file: str
+    line: int
+    reason: str
+
+    def json(self) -> bytes:
+        return orjson.dumps({"file": self.file, "line": self.line, "reason": self.reason})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive documents of one file. `lines[i]` is document i's row in the file, from 1."""
+
+    table: pa.Table
+    lines: npt.NDArray[np.int64]
+    rejected: tuple[Rejected, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def ids(self) -> list[str]:
+        column: list[str] = self.table.column("id").to_pylist()
+        return column
+
+    def texts(self) -> list[str]:
+        column: list[str] = self.table.column("text").to_pylist()
+        return column
+
+    def utf8(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The text column as (bytes, offsets): document i is `bytes[offsets[i]:offsets[i + 1]]`, no copy."""
+        return utf8(self.table.column("text"))
+
+
+def utf8(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """A large_string column's buffers as numpy arrays; offsets start where the column's slice does."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], pa.large_string())
+    _, offsets, data = array.buffers()
+    if len(array) == 0 or offsets is None:
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    where = np.frombuffer(offsets, np.int64, count=len(array) + 1, offset=array.offset * 8)
+    values = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+    return values, where
+
+
+def make_batch(
+    rows: Sequence[dict[str, Any]], lines: Sequence[int], rejected: Sequence[Rejected] = ()
+) -> Batch:
+    """Rows that have passed `check_row` as a batch."""
+    columns = {
+        "id": [row["id"] for row in rows],
+        "text": [row["text"] for row in rows],
+        "source": [_plain(row.get("source")) for row in rows],
+        "added": [_plain(row.get("added")) for row in rows],
+        "created": [_plain(row.get("created")) for row in rows],
+        "version": [_plain(row.get("version")) for row in rows],
+        "metadata": [
+            orjson.dumps(row["metadata"]).decode() if row.get("metadata") is not None else None
+            for row in rows
+        ],
+    }
+    table = pa.table({name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()})
+    return Batch(table, np.asarray(lines, np.int64), tuple(rejected))
+
+
+def _plain(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def check_row(row: Any) -> str | None:
+    """Why `row` is not a document, or None if it is one."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    for key in ("id", "text"):
+        if key not in row:
+            return f"no {key!r}"
+        if not isinstance(row[key], str):
+            return f"{key!r} is not text"
+    return None
+
+
+def find_files(patterns: Iterable[str | Path]) -> list[Path]:
+    """The files that globs match, each once, sorted by path. A pattern that matches nothing is an error.
+
+    A folder stands for every document file below it.
+    """
+    found: dict[str, None] = {}
+    for pattern in map(str, patterns):
+        if os.path.isdir(pattern):
+            matches = sorted(
+                str(path)
+                for path in Path(pattern).rglob("*")
+                if path.name.endswith(SUFFIXES) and path.is_file() and not path.name.startswith(".")
+            )
+        else:
+            matches = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
+        if not matches:
+            raise LoomError(f"No file matches {pattern!r}.{_near_file(pattern)} Check the path and its glob.")
+        found.update(dict.fromkeys(matches))
+    if not found:
+        raise LoomError("No documents were named: give at least one file, folder or glob.")
+    return [Path(name) for name in sorted(found)]
+
+
+def _near_file(pattern: str) -> str:
+    parent = Path(pattern)
+    while parent != parent.parent and not parent.is_dir():
+        child, parent = parent.name, parent.parent
+        if parent.is_dir():
+            near = nearest(child, [entry.name for entry in os.scandir(parent)])
+            return f" In {parent} there is {near!r}." if near else f" {parent} has no {child!r}."
+    return ""
+
+
+def relative_name(path: Path, patterns: Iterable[str | Path]) -> str:
+    """A document file's name below its root: what follows `documents/`, else the globs' fixed prefix."""
+    parts = path.parts
+    if "documents" in parts[:-1]:
+        last = len(parts) - 2 - parts[:-1][::-1].index("documents")
+        return "/".join(parts[last + 1 :])
+    for pattern in map(str, patterns):
+        prefix = pattern if os.path.isdir(pattern) else os.path.dirname(_fixed(pattern))
+        try:
+            return path.relative_to(prefix or ".").as_posix()
+        except ValueError:
+            continue
+    return path.name
+
+
+def _fixed(pattern: str) -> str:
+    for index, character in enumerate(pattern):
+        if character in "*?[":
+            return pattern[:index]
+    return pattern
+
+
+def read(path: Path, batch_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+    """A file's documents in order, in batches of about `batch_bytes` of text.
+
+    Rows that are no documents come in `Batch.rejected`. Raises `LoomError` for a file that is cut short
+    or of a kind unknown here.
+    """
+    if path.name.endswith(".parquet"):
+        yield from _read_parquet(path)
+        return
+    if not path.name.endswith(JSON_SUFFIXES):
+        raise LoomError(f"{path} is no document file: its name should end in one of {', '.join(SUFFIXES)}.")
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    rejected: list[Rejected] = []
+    size = 0
+    for number, raw in enumerate(read_lines(path), 1):
+        if not raw.strip():
+            continue
+        try:
+            row = orjson.loads(raw)
+            reason = check_row(row)
+        except orjson.JSONDecodeError as error:
+            row, reason = None, f"not JSON: {error}"
+        if reason is not None:
+            rejected.append(Rejected(path.name, number, reason))
+            continue
+        rows.append(row)
+        lines.append(number)
+        size += len(raw)
+        if size >= batch_bytes:
+            yield make_batch(rows, lines, rejected)
+            rows, lines, rejected, size = [], [], [], 0
+    if rows or rejected:
+        yield make_batch(rows, lines, rejected)
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a plain, .gz or .zst file. Raises `LoomError` where the file ends in mid-stream."""
+    count = 0
+    try:
+        with open_compressed(path) as stream:
+            for line in stream:
+                yield line
+                count += 1
+    except FileNotFoundError:
+        raise LoomError(f"There is no file {path}.") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise LoomError(
+            f"{path} is cut short or damaged after row {count:,} ({error}). Fetch or make it again; "
+            f"nothing was taken from it."
+        ) from None
+
+
+@contextmanager
+def open_compressed(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed by its suffix. A .zst that lacks its end raises EOFError."""
+    if path.name.endswith(".gz"):
+        with gzip.open(path, "rb") as stream:
+            yield stream  # type: ignore[misc]
+    elif path.name.endswith(".zst"):
+        with open(path, "rb") as raw:
+            yield io.BufferedReader(_ZstdFrames(raw), 1 << 20)
+    else:
+        with open(path, "rb") as stream:
+            yield stream
+
+
+class _ZstdFrames(io.RawIOBase):
+    """Every frame of a zstd file in turn; unlike `stream_reader` it notices a file cut in mid-frame."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self.raw, self.pending, self.inside = raw, b"", False
+        self.decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self.out = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.out:
+            data = self.pending or self.raw.read(1 << 20)
+            self.pending = b""
+            if not data:
+                if self.inside:
+                    raise EOFError("the last zstd frame is incomplete")
+                return 0
+            self.inside = True
+            self.out = self.decompressor.decompress(data)
+            if self.decompressor.eof:
+                self.pending, self.inside = self.decompressor.unused_data, False
+                self.decompressor = zstandard.ZstdDecompressor().decompressobj()
+        count = min(len(buffer), len(self.out))
+        buffer[:count] = self.out[:count]
+        self.out = self.out[count:]
+        return count
+
+
+def _read_parquet(path: Path) -> Iterator[Batch]:
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise LoomError(f"{path} cannot be read as Parquet ({error}). Fetch or make it again.") from None
+    missing = [name for name in ("id", "text") if name not in file.schema_arrow.names]
+    if missing:
+        near = nearest(missing[0], file.schema_arrow.names)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise LoomError(f"{path} has no column {missing[0]!r}, which every document needs.{hint}")
+    line = 1
+    for group in range(file.num_row_groups):
+        for part in file.iter_batches(batch_size=1 << 16, row_groups=[group]):
+            table = pa.Table.from_batches([part])
+            columns = {
+                field.name: _as_text(table.column(field.name), field.type)
+                if field.name in table.column_names
+                else pa.nulls(table.num_rows, field.type)
+                for field in SCHEMA
+            }
+            rejected = []
+            good = np.ones(table.num_rows, bool)
+            for name in ("id", "text"):
+                for row in np.flatnonzero(columns[name].is_null().to_numpy()):
+                    if good[row]:
+                        rejected.append(Rejected(path.name, line + int(row), f"no {name!r}"))
+                    good[row] = False
+            lines = line + np.flatnonzero(good)
+            yield Batch(pa.table(columns).filter(pa.array(good)), lines.astype(np.int64), tuple(rejected))
+            line += table.num_rows
+
+
+def _as_text(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_struct(column.type) or pa.types.is_map(column.type) or pa.types.is_list(column.type):
+        values = [None if v is None else orjson.dumps(v, default=str).decode() for v in column.to_pylist()]
+        return pa.chunked_array([pa.array(values, kind)])
+    return column.cast(kind)
+
+
+def as_rows(batch: Batch) -> Iterator[dict[str, Any]]:
+    """A batch's documents as plain objects, absent fields left out, metadata parsed."""
+    for row in batch.table.to_pylist():
+        document = {key: value for key, value in row.items() if value is not None}
+        if "metadata" in document:
+            document["metadata"] = orjson.loads(document["metadata"])
+        yield document
+
+
+@contextmanager
+def write_lines(path: Path, level: int | None = None) -> Iterator[IO[bytes]]:
+    """Write a file atomically, compressed as its suffix says, without time or name in it."""
+    with atomic_write(path) as raw:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile("", "wb", level or GZIP_LEVEL, raw, mtime=0) as stream:
+                yield stream  # type: ignore[misc]
+        elif path.name.endswith(".zst"):
+            compressor = zstandard.ZstdCompressor(level=level or ZSTD_LEVEL)
+            with io.BufferedWriter(compressor.stream_writer(raw, closefd=False), 1 << 20) as out:  # type: ignore
+                yield out
+        else:
+            yield raw
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write documents to a JSON-lines or Parquet file; returns how many."""
+    count = 0
+    if path.name.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        kept = list(rows)
+        batch = make_batch(kept, range(1, len(kept) + 1))
+        with atomic_write(path) as stream:
+            pq.write_table(batch.table, stream, compression="zstd", row_group_size=1 << 14)
+        return len(kept)
+    with write_lines(path) as out:
+        for row in rows:
+            out.write(orjson.dumps(row) + b"\n")
+            count += 1
+    return count
