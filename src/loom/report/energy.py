@@ -1,0 +1,64 @@
+"""Energy and carbon: kWh x PUE x carbon intensity (Groeneveld et al. 2024, OLMo, appendix B).
+
+A lower bound: hardware's making, development runs and idle machines are not in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from loom.errors import LoomError
+from loom.report.data import Energy
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the power comes from: the data centre's PUE, kg CO2eq a kWh, and who says so."""
+
+    pue: float = 1.0
+    carbon_intensity: float = 0.48
+    source: str = "0.48 kg a kWh, a round world average; set the grid's own in the recipe"
+
+    def __post_init__(self) -> None:
+        if self.pue < 1.0:
+            raise ValueError(f"pue is {self.pue}; a data centre draws at least what its machines do (1.0)")
+        if self.carbon_intensity < 0:
+            raise ValueError(f"carbon_intensity is {self.carbon_intensity}, expected at least 0")
+
+
+def carbon(kwh: float, pue: float, intensity: float) -> float:
+    """kg CO2eq: 104 MWh, PUE 1.1 and 0.610 kg a kWh give 69,784 kg."""
+    return kwh * pue * intensity
+
+
+def integrate(samples: list[tuple[float, float]]) -> float:
+    """kWh from (seconds, watts) samples by the trapezoid rule."""
+    joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(samples))
+    return joules / 3.6e6
+
+
+def from_samples(samples: list[tuple[float, float]], grid: Grid, how: str) -> Energy:
+    """Energy of a run whose power was sampled; the samples' times must not run backwards."""
+    if any(b[0] < a[0] for a, b in itertools.pairwise(samples)):
+        raise LoomError("The power samples' times run backwards; the record is not one run's.")
+    kwh = integrate(samples)
+    return _energy(kwh, True, how, grid)
+
+
+def estimate(seconds: float, cores: int, grid: Grid, watts_a_core: float = 10.0) -> Energy:
+    """An estimate for processors whose power cannot be read: every core at `watts_a_core` throughout."""
+    how = f"Estimated: {cores} cores at {watts_a_core:g} W each for {seconds:,.0f} s; no power was measured"
+    return _energy(seconds * cores * watts_a_core / 3.6e6, False, how, grid)
+
+
+def _energy(kwh: float, measured: bool, how: str, grid: Grid) -> Energy:
+    return Energy(
+        kwh,
+        measured,
+        how,
+        grid.pue,
+        grid.carbon_intensity,
+        grid.source,
+        carbon(kwh, grid.pue, grid.carbon_intensity),
+    )
