@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.console import console
+from loom.errors import LoomError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json, or a folder that holds one.")],
+    out: Annotated[Path, typer.Option(help="The token folder to write.")],
+    documents: Annotated[list[str] | None, typer.Option(help="Files, folders or quoted globs.")] = None,
+    adopt: Annotated[Path | None, typer.Option(help="Take over a folder of OLMo's or Dolma's .npy.")] = None,
+    held_out: Annotated[float, typer.Option(help="Share of documents kept in heldout/.")] = 0.0,
+    shard_tokens: Annotated[int, typer.Option(help="About how many tokens a shard holds.")] = 500_000_000,
+    csv: Annotated[bool, typer.Option("--csv", help="Also write Dolma's .csv.gz beside each shard.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Default: every core.")] = None,
+) -> dict[str, Any]:
+    """Encode documents into token shards, or take over shards that OLMo or Dolma wrote.
+
+    Example: loom tokenize --documents corpus --tokenizer tok/tokenizer.json --out tokens --held-out 0.01
+    """
+    from loom.engine import LocalEngine
+    from loom.tokens.adopt import Adopt
+    from loom.tokens.adopt import adopt as take_over
+    from loom.tokens.tokenize import Tokenize
+    from loom.tokens.tokenize import tokenize as encode
+
+    if (documents is None) == (adopt is None):
+        raise typer.BadParameter("give either --documents or --adopt")
+    try:
+        if adopt is not None:
+            made = take_over(Adopt(adopt, tokenizer), out)
+        else:
+            recipe = Tokenize(tuple(documents or ()), tokenizer, held_out, shard_tokens, csv)
+            made = encode(recipe, out, LocalEngine(workers))
+    except ValueError as error:
+        raise LoomError(f"{error}.") from None
+    facts = made.facts["tokens"]
+    rows = [
+        [name, item["documents"], item["bytes"], item["tokens"], _ratio(item)]
+        for name, item in facts["sources"].items()
+    ]
+    console.table(f"Tokens {out}", ["source", "documents", "bytes", "tokens", "bytes a token"], rows)
+    counters = made.counters
+    console.say(
+        f"{counters['tokens']:,} tokens in {len(facts['shards'])} shards of {facts['dtype']}; "
+        + ", ".join(
+            f"{value:,} {key.replace('_', ' ')}" for key, value in counters.items() if key != "tokens"
+        )
+    )
+    return {"path": str(out), **counters, "sources": facts["sources"]}
+
+
+def _ratio(item: dict[str, int]) -> float | None:
+    return item["bytes"] / item["tokens"] if item["tokens"] and item["bytes"] else None

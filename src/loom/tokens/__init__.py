@@ -1,0 +1,1 @@
+"""Documents to token shards: the tokenizer, the shards, the reading order."""

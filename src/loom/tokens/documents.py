@@ -1,0 +1,289 @@
+"""Documents as tokenization reads them: text, id, source, and the place they came from.
+
+JSON lines (plain, gz, zst) and Parquet, in Dolma's schema: `id` and `text`, `source` if there is one.
+Curation, above, has readers of its own that keep metadata and set broken rows aside; here a document
+that cannot be read stops the work, with its file and line.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from loom.artifact import MANIFEST, RUN, Artifact, Input, digest_file, digest_json, load, refer, relative
+from loom.errors import LoomError
+
+BLOCK = 1 << 22  # bytes of JSON lines, or rows of Parquet by estimate, read at a time
+PARQUET_ROWS = 2048
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of documents. `name` is its path below the documents' root, with forward slashes."""
+
+    path: Path
+    name: str
+    digest: str  # of its content where a manifest states it, else of (name, size, time)
+
+    @property
+    def source(self) -> str:
+        """The source of documents that do not name theirs: the file's folder, else its stem."""
+        folder = self.name.rpartition("/")[0]
+        return folder.split("/")[0] if folder else self.path.name.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a file, as they are; `first` is the number of the first of them, from 1."""
+
+    first: int
+    ids: list[str]
+    texts: list[str]
+    sources: list[str]
+
+
+def find(patterns: Sequence[str], at: Path) -> tuple[list[File], list[Input]]:
+    """The files that globs match, in order of name, and what they are as inputs of an artifact at `at`.
+
+    A folder stands for every file of documents below it. Files that an artifact's manifest lists make
+    that artifact the input; others are inputs themselves. Raises `LoomError` for a pattern that
+    matches nothing.
+    """
+    artifacts: dict[Path, Artifact] = {}
+    used: dict[Path, Artifact] = {}
+    listed: dict[Path, dict[str, str]] = {}
+    files: dict[Path, File] = {}
+    inputs: dict[str, Input] = {}
+    for pattern in patterns:
+        matched, root = _matches(pattern)
+        if not matched:
+            raise LoomError(
+                f"No documents match {pattern!r}. Documents are files ending in {', '.join(SUFFIXES)}; quote "
+                f"globs, and use ** for folders below folders."
+            )
+        for path in matched:
+            owner = _owner(path, artifacts, listed)
+            if owner is not None:
+                used[owner.path] = owner
+                item = refer(owner, at)
+                digest = listed[owner.path][path.resolve().relative_to(owner.path.resolve()).as_posix()]
+            else:
+                name, stat = path.relative_to(root).as_posix(), path.stat()
+                digest = digest_json([name, stat.st_size, stat.st_mtime_ns])
+                item = Input(relative(path, at), "")
+            inputs[item.path] = item
+            files.setdefault(path.resolve(), File(path, _below_documents(path, root), digest))
+    for artifact in used.values():
+        artifact.verify()
+    return sorted(files.values(), key=lambda file: (file.name, str(file.path))), sorted(
+        inputs.values(), key=lambda item: item.path
+    )
+
+
+def settle(inputs: Sequence[Input], at: Path) -> list[Input]:
+    """Give raw files among `inputs` the digest of their content."""
+    return [item if item.digest else Input(item.path, digest_file(at / item.path)) for item in inputs]
+
+
+def _matches(pattern: str) -> tuple[list[Path], Path]:
+    path = Path(pattern)
+    if path.is_dir():
+        below = path / "documents" if (path / "documents").is_dir() else path
+        names = sorted(item for item in below.rglob("*") if item.name.endswith(SUFFIXES) and item.is_file())
+        return [item for item in names if not _inside_hidden(item, below)], below
+    if path.is_file():
+        return [path], path.parent
+    fixed = Path(*_fixed_prefix(path.parts)) if path.parts else Path()
+    names = sorted(Path(item) for item in glob.glob(pattern, recursive=True))
+    return [item for item in names if item.is_file() and item.name.endswith(SUFFIXES)], fixed
+
+
+def _fixed_prefix(parts: Sequence[str]) -> list[str]:
+    prefix: list[str] = []
+    for part in parts[:-1]:
+        if glob.has_magic(part):
+            break
+        prefix.append(part)
+    return prefix
+
+
+def _inside_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _below_documents(path: Path, root: Path) -> str:
+    parts = path.parts
+    if "documents" in parts[:-1]:
+        at = len(parts) - 1 - parts[::-1].index("documents")
+        return "/".join(parts[at + 1 :])
+    return path.relative_to(root).as_posix()
+
+
+def _owner(
+    path: Path, artifacts: dict[Path, Artifact], listed: dict[Path, dict[str, str]]
+) -> Artifact | None:
+    resolved = path.resolve()
+    for folder in resolved.parents:
+        if folder not in listed:
+            listed[folder] = {}
+            if _is_loom(folder / MANIFEST):
+                artifact = load(folder)
+                artifacts[folder] = artifact
+                listed[folder] = {item.path: item.digest for item in artifact.outputs}
+        if resolved.relative_to(folder).as_posix() in listed[folder]:
+            return artifacts[folder]
+    return None
+
+
+def _is_loom(manifest: Path) -> bool:
+    """Whether a manifest.json above a file of documents is one of Loom's (other programs write some too)."""
+    try:
+        body = orjson.loads(manifest.read_bytes())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return (manifest.parent / RUN).exists()
+    return isinstance(body, dict) and "kind" in body and "outputs" in body
+
+
+def read(file: File) -> Iterator[Rows]:
+    """The documents of a file, some megabytes at a time.
+
+    Raises `LoomError` with file and line for what is not a document: broken JSON, a missing or empty
+    `id`, a `text` that is not a string, a file cut short.
+    """
+    try:
+        if file.path.name.endswith(".parquet"):
+            yield from _read_parquet(file)
+        else:
+            yield from _read_lines(file)
+    except FileNotFoundError:
+        raise LoomError(f"{file.path} is gone since the files were listed.") from None
+
+
+def _read_lines(file: File) -> Iterator[Rows]:
+    row = 1
+    for block in _blocks(file.path):
+        rows = Rows(row, [], [], [])
+        for line in block.split(b"\n"):
+            if line and not line.isspace():
+                try:
+                    value = orjson.loads(line)
+                    _add(rows, value.get("id"), value.get("text"), value.get("source"), file)
+                except (ValueError, AttributeError, LoomError) as error:
+                    reason = error if isinstance(error, LoomError) else f"it is not a JSON object ({error})"
+                    raise LoomError(
+                        f"{file.path}:{row} is not a document: {reason}. Mend the line, or curate the file "
+                        f"first (loom curate sets broken rows aside)."
+                    ) from None
+            else:
+                _add(rows, f"{file.name}:{row}", "", None, file)
+            row += 1
+        yield rows
+
+
+def _read_parquet(file: File) -> Iterator[Rows]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = 1
+    try:
+        table = pq.ParquetFile(file.path)
+        names = table.schema_arrow.names
+        for name in ("id", "text"):
+            if name not in names:
+                raise LoomError(f"{file.path} has no column {name!r}; it has {', '.join(names)}.")
+        columns = [name for name in ("id", "text", "source") if name in names]
+        for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
+            rows = Rows(row, [], [], [])
+            ids, texts = batch.column("id").to_pylist(), batch.column("text").to_pylist()
+            sources = batch.column("source").to_pylist() if "source" in columns else [None] * len(ids)
+            for number, values in enumerate(zip(ids, texts, sources, strict=True), start=row):
+                try:
+                    _add(rows, *values, file)
+                except LoomError as error:
+                    raise LoomError(f"{file.path}, row {number}, is not a document: {error}.") from None
+            row += len(ids)
+            yield rows
+    except pa.ArrowException as error:
+        raise LoomError(f"{file.path} is not a whole Parquet file: {error}.") from None
+
+
+def _add(rows: Rows, identity: Any, text: Any, source: Any, file: File) -> None:
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    if not isinstance(identity, str) or not identity:
+        raise LoomError(f"its id is {identity!r}, where text is expected")
+    if not isinstance(text, str):
+        raise LoomError(f"its text is {type(text).__name__}, where a string is expected")
+    rows.ids.append(identity)
+    rows.texts.append(text)
+    rows.sources.append(source if isinstance(source, str) and source else file.source)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Whole lines of a file, decompressed by its ending, about `BLOCK` bytes at a time."""
+    rest: list[bytes] = []
+    with open(path, "rb") as stream:
+        for chunk in _decompressed(path, stream):
+            cut = chunk.rfind(b"\n")
+            if cut < 0:
+                rest.append(chunk)
+                continue
+            yield b"".join([*rest, chunk[:cut]])
+            rest = [chunk[cut + 1 :]] if cut + 1 < len(chunk) else []
+    if rest:
+        yield b"".join(rest)
+
+
+def _decompressed(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
+    try:
+        if path.name.endswith(".gz"):
+            with gzip.open(stream) as plain:
+                while chunk := plain.read(BLOCK):
+                    yield chunk
+        elif path.name.endswith(".zst"):
+            yield from _zstandard(stream)
+        else:
+            while chunk := stream.read(BLOCK):
+                yield chunk
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise LoomError(
+            f"{path} was cut short or is damaged ({error}). Get it again from where it came."
+        ) from None
+
+
+def _zstandard(stream: IO[bytes]) -> Iterator[bytes]:
+    """Frame after frame; unlike the library's reader, a frame that does not end is an error."""
+    import zstandard
+
+    held: list[bytes] = []
+    size = 0
+    frame: Any = None
+    try:
+        while chunk := stream.read(1 << 20):
+            while chunk:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                plain = frame.decompress(chunk)
+                held.append(plain)
+                size += len(plain)
+                chunk = b""
+                if frame.eof:
+                    chunk, frame = frame.unused_data, None
+                if size >= BLOCK:
+                    yield b"".join(held)
+                    held, size = [], 0
+    except zstandard.ZstdError as error:
+        raise EOFError(str(error)) from None
+    if held:
+        yield b"".join(held)
+    if frame is not None:
+        raise EOFError("it ends in the middle of a zstandard frame")

@@ -1,0 +1,286 @@
+"""From encoded documents to shards, by an external merge sort.
+
+Encoding a file gives a *part*: raw ids in some *runs*, and an index with a row a document, each run
+sorted by the keyed hash of the document's id. A shard is a range of that hash, gathered from every
+part. So sources are interleaved, the order of documents depends on nothing but their ids, no stage
+holds the corpus in memory, and any number of workers writes the same bytes.
+
+Conversations go the same way; their parts carry a weight a token and some more columns.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from loom.artifact import Input, atomic_write
+from loom.engine import Done, Operation, Task
+from loom.tokens.tokenizer import Batch
+
+ORDER_KEY = 0x0DE5
+HELD_OUT_KEY = 0x4E1D
+RUN_TOKENS = 1 << 25  # ids held in memory before a run is written
+ROW_GROUP = 1 << 16  # rows of an index read at a time
+COLUMNS = ("start", "end", "id", "source", "origin")
+
+BASE_SCHEMA = pa.schema(
+    [(name, pa.int64()) for name in COLUMNS[:2]] + [(name, pa.string()) for name in COLUMNS[2:]]
+)
+CHAT_FIELDS = [
+    pa.field("conversation", pa.int64()),
+    pa.field("prompt_end", pa.int64()),
+    pa.field("pair", pa.int64()),
+    pa.field("side", pa.string()),
+]
+INDEX_FIELDS = [  # of a part's index only
+    pa.field("hash", pa.uint64()),
+    pa.field("held_out", pa.bool_()),
+    pa.field("bytes", pa.int64()),
+    pa.field("trained", pa.int64()),
+]
+
+
+def order_hash(identity: str) -> int:
+    """Where a document stands in the order of the corpus: 64 bits."""
+    return int(xxhash.xxh3_64_intdigest(identity.encode(), seed=ORDER_KEY))
+
+
+def is_held_out(identity: str, fraction: float) -> bool:
+    """Whether a document is held out: a keyed hash of its id, independent of everything else."""
+    return bool(xxhash.xxh3_64_intdigest(identity.encode(), seed=HELD_OUT_KEY) < fraction * 2**64)
+
+
+def token_type(vocab_size: int) -> np.dtype[Any]:
+    """Little-endian uint16 where every id fits, else uint32."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+@dataclass
+class PartWriter:
+    """Collects the encoded documents of one task and writes them in sorted runs.
+
+    Documents that must stay together (the two sides of a pair) share a hash and come one after the
+    other: the sort is stable.
+    """
+
+    ids: IO[bytes]
+    dtype: np.dtype[Any]
+    weights: IO[bytes] | None = None
+    written: int = 0
+    _tokens: list[NDArray[Any]] = field(default_factory=list)
+    _weights: list[NDArray[np.uint8]] = field(default_factory=list)
+    _rows: list[dict[str, list[Any]]] = field(default_factory=list)
+    _held: int = 0
+    _runs: list[pa.Table] = field(default_factory=list)
+
+    def add(self, batch: Batch, rows: dict[str, list[Any]], weights: NDArray[np.uint8] | None = None) -> None:
+        """Add documents: `rows` has the columns beside start and end; text i of `batch` is row i."""
+        lengths = np.diff(batch.offsets)
+        self._tokens.append(batch.ids.astype(self.dtype, copy=False))
+        if weights is not None:
+            self._weights.append(weights)
+        self._rows.append({**rows, "length": lengths.tolist()})
+        self._held += len(batch.ids)
+        if self._held >= RUN_TOKENS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        columns: dict[str, list[Any]] = {key: [] for key in self._rows[0]}
+        for rows in self._rows:
+            for key, values in rows.items():
+                columns[key] += values
+        lengths = np.asarray(columns.pop("length"), dtype=np.int64)
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        order = np.argsort(np.asarray(columns["hash"], dtype=np.uint64), kind="stable")
+        _write_pieces(self.ids, np.concatenate(self._tokens), starts, ends, order)
+        if self.weights is not None:
+            _write_pieces(self.weights, np.concatenate(self._weights), starts, ends, order)
+        sorted_ends = self.written + np.cumsum(lengths[order])
+        schema = _part_schema(columns)
+        arrays: dict[str, Any] = {"start": sorted_ends - lengths[order], "end": sorted_ends}
+        if "prompt_end" in columns:
+            prompt = np.asarray(columns.pop("prompt_end"), dtype=np.int64)
+            arrays["prompt_end"] = arrays["start"] + prompt[order]
+        table = pa.table(
+            {name: arrays[name] if name in arrays else _take(columns[name], order) for name in schema.names},
+            schema=schema,
+        )
+        self._runs.append(table)
+        self.written += int(lengths.sum())
+        self._tokens, self._weights, self._rows, self._held = [], [], [], 0
+
+    def index(self) -> pa.Table:
+        """Write what is left; the part's index, run after run."""
+        self._flush()
+        if not self._runs:
+            return pa.schema([*BASE_SCHEMA, *INDEX_FIELDS]).empty_table()
+        return pa.concat_tables(self._runs)
+
+
+def _part_schema(columns: Mapping[str, Any]) -> pa.Schema:
+    chat = CHAT_FIELDS if "conversation" in columns else []
+    return pa.schema([*BASE_SCHEMA, *chat, *INDEX_FIELDS])
+
+
+def _take(values: list[Any], order: NDArray[np.int64]) -> list[Any]:
+    return [values[index] for index in order]
+
+
+def _write_pieces(
+    stream: IO[bytes],
+    data: NDArray[Any],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    order: NDArray[np.int64],
+) -> None:
+    view = memoryview(data.view(np.uint8))  # type: ignore[arg-type]
+    size = data.dtype.itemsize
+    for start, end in zip((starts[order] * size).tolist(), (ends[order] * size).tolist(), strict=True):
+        stream.write(view[start:end])
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A Parquet file, zstd, the same bytes every time."""
+    with atomic_write(path) as stream:
+        pq.write_table(table, stream, compression="zstd", row_group_size=ROW_GROUP)
+
+
+def shard_tasks(
+    parts: Sequence[Input], totals: Mapping[bool, int], settings: Mapping[str, Any]
+) -> list[Task]:
+    """One task a shard: training shards first, then held-out ones, each a range of the hash.
+
+    `parts` are the parts' names below the output's folder without their endings; `totals` are tokens to
+    train on (False) and held out (True).
+    """
+    tasks = []
+    for held_out in (False, True):
+        count = math.ceil(totals[held_out] / settings["shard_tokens"]) or (0 if held_out else 1)
+        for number in range(count):
+            stem = f"{'heldout/' if held_out else ''}shard-{number:05d}"
+            outputs = [f"{stem}.npy", f"{stem}.docs.parquet"]
+            if settings["weights"]:
+                outputs.append(f"{stem}.weights.u8")
+            if settings["csv"]:
+                outputs.append(f"{stem}.csv.gz")
+            span = {"number": number, "of": count, "held_out": held_out}
+            tasks.append(Task(tuple(parts), tuple(outputs), span))
+    return tasks
+
+
+def write_shard(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
+    """Gather one range of the hash from every part, in order of (hash, part, place in the part)."""
+    span = task.parameters
+    low = span["number"] * 2**64 // span["of"]
+    high = (span["number"] + 1) * 2**64 // span["of"] - 1
+    chosen, where = [], []
+    for position, item in enumerate(task.inputs):
+        table = pq.read_table(
+            out / f"{item.path}.parquet",
+            filters=(pc.field("hash") >= pa.scalar(low, pa.uint64()))
+            & (pc.field("hash") <= pa.scalar(high, pa.uint64()))
+            & (pc.field("held_out") == span["held_out"]),
+        )
+        if len(table):
+            chosen.append(table)
+            where.append(np.full(len(table), position))
+    table = pa.concat_tables(chosen) if chosen else pa.schema([*BASE_SCHEMA, *INDEX_FIELDS]).empty_table()
+    owner = np.concatenate(where) if where else np.zeros(0, np.int64)
+    order = np.argsort(table.column("hash").to_numpy(), kind="stable")
+    table, owner = table.take(pa.array(order)), owner[order]
+    starts, ends = table.column("start").to_numpy(), table.column("end").to_numpy()
+    dtype = np.dtype(settings["dtype"])
+    _gather(out, task, task.outputs[0], ".ids", dtype, owner, starts, ends)
+    if settings["weights"]:
+        _gather(out, task, task.outputs[2], ".weights", np.dtype("u1"), owner, starts, ends)
+    lengths = ends - starts
+    new_ends = np.cumsum(lengths)
+    new_starts = new_ends - lengths
+    identities = table.column("id").to_pylist()
+    sources = _by_source(table, lengths, settings["weights"])
+    if "prompt_end" in table.column_names:
+        moved = new_starts + (table.column("prompt_end").to_numpy() - starts)
+        table = table.set_column(
+            table.column_names.index("prompt_end"), CHAT_FIELDS[1], pa.array(moved, pa.int64())
+        )
+    table = table.drop_columns([item.name for item in INDEX_FIELDS])
+    table = table.set_column(0, BASE_SCHEMA.field(0), pa.array(new_starts, pa.int64()))
+    table = table.set_column(1, BASE_SCHEMA.field(1), pa.array(new_ends, pa.int64()))
+    write_table(out / task.outputs[1], table)
+    if settings["csv"]:
+        _write_csv(out / task.outputs[-1], table)
+    tokens = int(lengths.sum())
+    counters = {
+        "documents": len(table),
+        "tokens": tokens,
+        "duplicate_ids": 0 if settings["weights"] else len(identities) - len(set(identities)),
+        "sources": sources,
+    }
+    return Done(dict.fromkeys(task.outputs, tokens) | {task.outputs[1]: len(table)}, counters)
+
+
+def _write_csv(path: Path, table: pa.Table) -> None:
+    """Dolma's list of documents: start, end, id, file and row, without a header; gz without a time."""
+    columns = {name: table.column(name) for name in COLUMNS[:3]}
+    places = [origin.rpartition(":") for origin in table.column("origin").to_pylist()]
+    columns |= {"src": [place[0] for place in places], "loc": [int(place[2]) for place in places]}
+    options = pa.csv.WriteOptions(include_header=False, quoting_style="needed")
+    with atomic_write(path) as stream, gzip.GzipFile("", "wb", 6, stream, mtime=0) as plain:
+        pa.csv.write_csv(pa.table(columns), plain, options)
+
+
+def _gather(
+    out: Path,
+    task: Task,
+    name: str,
+    suffix: str,
+    dtype: np.dtype[Any],
+    owner: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> None:
+    views: list[Any] = []
+    for item in task.inputs:
+        path = out / f"{item.path}{suffix}"
+        mapped = np.memmap(path, dtype="u1", mode="r") if path.stat().st_size else np.zeros(0, "u1")
+        views.append(memoryview(mapped))  # type: ignore[arg-type]
+    size = dtype.itemsize
+    with atomic_write(out / name) as stream:
+        for part, start, end in zip(
+            owner.tolist(), (starts * size).tolist(), (ends * size).tolist(), strict=True
+        ):
+            stream.write(views[part][start:end])
+
+
+def _by_source(table: pa.Table, lengths: NDArray[np.int64], weighted: bool) -> dict[str, dict[str, int]]:
+    grouped = (
+        table.select(["source", "bytes", "trained"])
+        .append_column("tokens", pa.array(lengths, pa.int64()))
+        .group_by("source")
+        .aggregate([("tokens", "count"), ("tokens", "sum"), ("bytes", "sum"), ("trained", "sum")])
+    )
+    names = {"documents": "tokens_count", "tokens": "tokens_sum", "bytes": "bytes_sum"}
+    names |= {"trained": "trained_sum"} if weighted else {}
+    rows = sorted(grouped.to_pylist(), key=lambda row: row["source"])
+    return {row["source"]: {name: row[column] for name, column in names.items()} for row in rows}
+
+
+def shard_operation(dtype: np.dtype[Any], shard_tokens: int, weights: bool, csv: bool) -> Operation:
+    """The operation that `shard_tasks` are for."""
+    settings = {"dtype": dtype.str, "shard_tokens": shard_tokens, "weights": weights, "csv": csv}
+    return Operation("write shard", 1, write_shard, settings, threads=True)
