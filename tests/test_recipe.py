@@ -117,3 +117,11 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
 def test_resolved_recipes_read_back_as_themselves(tmp_path: Path) -> None:
     read = load(tmp_path, GOOD, "limit=5")
     assert load(tmp_path, recipe.dump_yaml(read)) == read
+
+
+def test_a_shipped_recipe_is_found_by_its_name_and_a_path_is_left_alone(tmp_path: Path) -> None:
+    shipped = sorted(recipe.folder().glob("*.yaml"))
+    assert shipped, "Loom comes with recipes"
+    assert recipe.find(shipped[0].stem) == shipped[0]
+    mine = tmp_path / shipped[0].name
+    assert recipe.find(mine) == mine

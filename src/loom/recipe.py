@@ -50,6 +50,19 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
+def folder() -> Path:
+    """Where the recipes that come with Loom lie: in the wheel beside the code, in a checkout at its root."""
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def find(name: str | Path) -> Path:
+    """A recipe by path, or by the name of one that comes with Loom (`tiny`, `tiny.yaml`)."""
+    path = Path(name)
+    shipped = folder() / path.with_suffix(".yaml").name
+    return shipped if not path.exists() and path.name == str(name) and shipped.is_file() else path
+
+
 def read_yaml(path: Path) -> Any:
     """A YAML file's value. Raises `LoomError` if it is missing or is not YAML."""
     try:

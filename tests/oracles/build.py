@@ -36,7 +36,7 @@ def build(name: str) -> None:
     folder = PEERS / name
     venv.EnvBuilder(with_pip=True, clear=True).create(folder)
     for requirements in ORACLES[name]:
-        command = [str(interpreter(name)), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        command = [str(interpreter(name)), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         subprocess.run([*command, *requirements], check=True, timeout=1200)
     (folder / ".built").write_text(repr(ORACLES[name]))
 
