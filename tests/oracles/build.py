@@ -19,6 +19,7 @@ TORCH = "torch>=2.9,<2.14"
 ORACLES: dict[str, list[list[str]]] = {
     "dolma": [[TORCH], ["dolma==1.2.1", "boto3==1.26.76", "botocore==1.29.76"]],
     "ai2-olmo": [[TORCH], ["ai2-olmo==0.6.0", "numpy<2"]],
+    "infini-gram": [["infini-gram==2.6.0", "numpy", "tqdm"]],
 }
 
 
