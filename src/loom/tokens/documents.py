@@ -42,9 +42,9 @@ class File:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a file, as they are; `first` is the number of the first of them, from 1."""
+    """Some rows of a file, as they are, with their numbers in it from 1."""
 
-    first: int
+    numbers: list[int]
     ids: list[str]
     texts: list[str]
     sources: list[str]
@@ -169,24 +169,37 @@ def read(file: File) -> Iterator[Rows]:
         raise LoomError(f"{file.path} is gone since the files were listed.") from None
 
 
-def _read_lines(file: File) -> Iterator[Rows]:
+def lines(file: File) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file of JSON lines that hold anything, with their numbers from 1.
+
+    Raises `LoomError` if the file was cut short or is damaged.
+    """
     row = 1
     for block in _blocks(file.path):
-        rows = Rows(row, [], [], [])
         for line in block.split(b"\n"):
             if line and not line.isspace():
-                try:
-                    value = orjson.loads(line)
-                    _add(rows, value.get("id"), value.get("text"), value.get("source"), file)
-                except (ValueError, AttributeError, LoomError) as error:
-                    reason = error if isinstance(error, LoomError) else f"it is not a JSON object ({error})"
-                    raise LoomError(
-                        f"{file.path}:{row} is not a document: {reason}. Mend the line, or curate the file "
-                        f"first (loom curate sets broken rows aside)."
-                    ) from None
-            else:
-                _add(rows, f"{file.name}:{row}", "", None, file)
+                yield row, line
             row += 1
+
+
+def _read_lines(file: File) -> Iterator[Rows]:
+    rows = Rows([], [], [], [])
+    size = 0
+    for row, line in lines(file):
+        try:
+            value = orjson.loads(line)
+            _add(rows, row, value.get("id"), value.get("text"), value.get("source"), file)
+        except (ValueError, AttributeError, LoomError) as error:
+            reason = error if isinstance(error, LoomError) else f"it is not a JSON object ({error})"
+            raise LoomError(
+                f"{file.path}:{row} is not a document: {reason}. Mend the line, or curate the file "
+                f"first (loom curate sets broken rows aside)."
+            ) from None
+        size += len(line)
+        if size >= BLOCK:
+            yield rows
+            rows, size = Rows([], [], [], []), 0
+    if rows.ids:
         yield rows
 
 
@@ -203,12 +216,12 @@ def _read_parquet(file: File) -> Iterator[Rows]:
                 raise LoomError(f"{file.path} has no column {name!r}; it has {', '.join(names)}.")
         columns = [name for name in ("id", "text", "source") if name in names]
         for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
-            rows = Rows(row, [], [], [])
+            rows = Rows([], [], [], [])
             ids, texts = batch.column("id").to_pylist(), batch.column("text").to_pylist()
             sources = batch.column("source").to_pylist() if "source" in columns else [None] * len(ids)
             for number, values in enumerate(zip(ids, texts, sources, strict=True), start=row):
                 try:
-                    _add(rows, *values, file)
+                    _add(rows, number, *values, file)
                 except LoomError as error:
                     raise LoomError(f"{file.path}, row {number}, is not a document: {error}.") from None
             row += len(ids)
@@ -217,13 +230,14 @@ def _read_parquet(file: File) -> Iterator[Rows]:
         raise LoomError(f"{file.path} is not a whole Parquet file: {error}.") from None
 
 
-def _add(rows: Rows, identity: Any, text: Any, source: Any, file: File) -> None:
+def _add(rows: Rows, number: int, identity: Any, text: Any, source: Any, file: File) -> None:
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     if not isinstance(identity, str) or not identity:
         raise LoomError(f"its id is {identity!r}, where text is expected")
     if not isinstance(text, str):
         raise LoomError(f"its text is {type(text).__name__}, where a string is expected")
+    rows.numbers.append(number)
     rows.ids.append(identity)
     rows.texts.append(text)
     rows.sources.append(source if isinstance(source, str) and source else file.source)

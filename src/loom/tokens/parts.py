@@ -5,7 +5,9 @@ sorted by the keyed hash of the document's id. A shard is a range of that hash, 
 part. So sources are interleaved, the order of documents depends on nothing but their ids, no stage
 holds the corpus in memory, and any number of workers writes the same bytes.
 
-Conversations go the same way; their parts carry a weight a token and some more columns.
+Conversations go the same way; their parts carry a weight a token and some more columns. There, rows
+that belong together (the pieces of one conversation, the two sides of a pair) share a hash, follow one
+another, and only the first has `conversation` 1 in the part; a shard's numbers count those.
 """
 
 from __future__ import annotations
@@ -213,11 +215,13 @@ def write_shard(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     new_starts = new_ends - lengths
     identities = table.column("id").to_pylist()
     sources = _by_source(table, lengths, settings["weights"])
-    if "prompt_end" in table.column_names:
+    if settings["weights"] and len(table):
+        before = _conversations_before(out, task, low)
+        numbers = before + np.cumsum(table.column("conversation").to_numpy()) - 1
+        pairs = np.where(table.column("pair").to_numpy() < 0, -1, numbers)
         moved = new_starts + (table.column("prompt_end").to_numpy() - starts)
-        table = table.set_column(
-            table.column_names.index("prompt_end"), CHAT_FIELDS[1], pa.array(moved, pa.int64())
-        )
+        for name, values in (("conversation", numbers), ("prompt_end", moved), ("pair", pairs)):
+            table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.int64()))
     table = table.drop_columns([item.name for item in INDEX_FIELDS])
     table = table.set_column(0, BASE_SCHEMA.field(0), pa.array(new_starts, pa.int64()))
     table = table.set_column(1, BASE_SCHEMA.field(1), pa.array(new_ends, pa.int64()))
@@ -232,6 +236,19 @@ def write_shard(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         "sources": sources,
     }
     return Done(dict.fromkeys(task.outputs, tokens) | {task.outputs[1]: len(table)}, counters)
+
+
+def _conversations_before(out: Path, task: Task, low: int) -> int:
+    """How many conversations stand in earlier shards."""
+    span = task.parameters
+    if span["number"] == 0:
+        return 0
+    earlier = (pc.field("hash") < pa.scalar(low, pa.uint64())) & (pc.field("held_out") == span["held_out"])
+    counts = [
+        pc.sum(pq.read_table(out / f"{item.path}.parquet", columns=["conversation"], filters=earlier)[0])
+        for item in task.inputs
+    ]
+    return sum(count.as_py() or 0 for count in counts)
 
 
 def _write_csv(path: Path, table: pa.Table) -> None:

@@ -24,6 +24,7 @@ from loom.artifact import (
     MANIFEST,
     Artifact,
     Input,
+    Output,
     atomic_write,
     canonical_json,
     digest_json,
@@ -157,7 +158,7 @@ class Encoder:
         return with_eos(plain, tokenizer.eos_id), {
             "id": identities,
             "source": [rows.sources[number] for number in numbers],
-            "origin": [f"{file.name}:{rows.first + number}" for number in numbers],
+            "origin": [f"{file.name}:{rows.numbers[number]}" for number in numbers],
             "hash": [order_hash(identity) for identity in identities],
             "held_out": [is_held_out(identity, held_out) for identity in identities],
             "bytes": [len(text) if text.isascii() else len(text.encode()) for text in texts],
@@ -234,6 +235,7 @@ def finish(
     started: float,
     weights: bool = False,
     facts: Mapping[str, Any] | None = None,
+    more_outputs: Mapping[bool, Sequence[Output]] | None = None,
 ) -> Artifact:
     """Gather parts into shards and write the manifests, the held-out folder's first."""
     counters = sum_counters([part.counters for part in parts])
@@ -258,12 +260,13 @@ def finish(
         mine = [item for item in shards if item.task.parameters["held_out"] is held]
         folder = folders[held]
         if not mine:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier plan
             continue
         with atomic_write(folder / TOKENIZER_FILE) as stream:
             stream.write(tokenizer.data)
         outputs = [_within(item, folder, out) for shard in mine for item in shard.outputs]
         outputs += artifact.describe(folder, [TOKENIZER_FILE])
+        outputs += [_within(item, folder, out) for item in (more_outputs or {}).get(held, ())]
         here = [Input(relative(out / item.path, folder), item.digest) for item in inputs]
         totals_here = sum_counters([shard.counters for shard in mine])
         if not held:
@@ -288,7 +291,7 @@ def finish(
     return finished[False]
 
 
-def _within(item: artifact.Output, folder: Path, out: Path) -> artifact.Output:
+def _within(item: Output, folder: Path, out: Path) -> Output:
     return replace(item, path=(out / item.path).relative_to(folder).as_posix())
 
 

@@ -1,0 +1,1 @@
+"""Conversations: their format, their masks, preference pairs, packing."""
