@@ -263,27 +263,27 @@ class _ZstdFrames(io.RawIOBase):
     def __init__(self, raw: IO[bytes]) -> None:
         self.raw, self.pending, self.inside = raw, b"", False
         self.decompressor = zstandard.ZstdDecompressor().decompressobj()
-        self.out = b""
+        self.out, self.at = b"", 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self.out:
-            data = self.pending or self.raw.read(1 << 20)
+        while self.at == len(self.out):
+            data = self.pending or self.raw.read(1 << 18)
             self.pending = b""
             if not data:
                 if self.inside:
                     raise EOFError("the last zstd frame is incomplete")
                 return 0
             self.inside = True
-            self.out = self.decompressor.decompress(data)
+            self.out, self.at = self.decompressor.decompress(data), 0
             if self.decompressor.eof:
                 self.pending, self.inside = self.decompressor.unused_data, False
                 self.decompressor = zstandard.ZstdDecompressor().decompressobj()
-        count = min(len(buffer), len(self.out))
-        buffer[:count] = self.out[:count]
-        self.out = self.out[count:]
+        count = min(len(buffer), len(self.out) - self.at)
+        buffer[:count] = self.out[self.at : self.at + count]
+        self.at += count
         return count
 
 

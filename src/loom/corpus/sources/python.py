@@ -322,7 +322,7 @@ def _choose(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
 
 def _write_functions(out: Path, rendered: Sequence[Finished], names: Sequence[str]) -> int:
     """Functions of the standard library, then those of packages whose page was taken; unique by name."""
-    taken = set()
+    taken: set[str] = set()
     for name in names:
         if name.startswith("documents/python-docs/"):
             taken.update(orjson.loads(line)["id"] for line in read_lines(out / name))

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.console import console
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    documents: Annotated[list[str], typer.Option(help="Document files: globs or folders.")],
+    taggers: Annotated[str, typer.Option(help="Tagger names, separated by commas (loom list taggers).")],
+    out: Annotated[Path | None, typer.Option(help="Root that gets attributes/; the documents' own.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="One name for all taggers' attributes.")] = None,
+    format: Annotated[str, typer.Option(help="jsonl or parquet.")] = "jsonl",
+    workers: Annotated[int | None, typer.Option(help="Workers; all cores by default.")] = None,
+    tagger_modules: Annotated[
+        list[str] | None, typer.Option(help="Modules that register more taggers.")
+    ] = None,
+) -> dict[str, Any]:
+    """Run taggers over documents: attributes beside them, row by row.
+
+    Example: loom tag --documents 'corpus/documents/*.jsonl.gz' --taggers gopher_v2,c4_v2 --out corpus
+    """
+    from loom.corpus.tag import Tag, tag
+    from loom.engine import LocalEngine
+    from loom.recipe import build
+
+    names = [name.strip() for name in taggers.split(",") if name.strip()]
+    values = {
+        "documents": documents,
+        "taggers": names,
+        "experiment": experiment,
+        "format": format,
+        "modules": tagger_modules or [],
+    }
+    artifacts = tag(build(values, Tag, "loom tag"), out, LocalEngine(workers))
+    rows = [
+        (item.path.name, item.counters["documents"], item.counters["rejected"], str(item.path))
+        for item in artifacts
+    ]
+    console.table("Tagged", ["tagger", "documents", "rejected", "written to"], rows)
+    return {
+        "attributes": [str(item.path) for item in artifacts],
+        "documents": artifacts[0].counters["documents"],
+        "bytes": artifacts[0].counters["bytes"],
+        "rejected": artifacts[0].counters["rejected"],
+    }

@@ -1,0 +1,599 @@
+"""The six steps as one resumable run: language, quality, content, deduplication, decontamination, mixing.
+
+    tag        attributes beside the documents, all taggers in one pass
+    judge      each source's rules, in order: the first that speaks removes the document
+    duplicates of what is left, exact documents, then exact paragraphs; the first in input order stays
+    mix        cut and mask spans, drop what was removed (kept under removed/ with its rule)
+
+Every step is a list of content-addressed tasks over files, so a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+
+from loom.artifact import (
+    MANIFEST,
+    Artifact,
+    Input,
+    commit,
+    digest_file,
+    discard,
+    finished,
+    load,
+    refer,
+)
+from loom.corpus import attributes, documents, expression, tag
+from loom.corpus.attributes import Spans, key_name
+from loom.corpus.decontaminate import Questions
+from loom.corpus.dedupe import exact
+from loom.corpus.documents import Batch, as_rows, write_lines
+from loom.corpus.mix import Edit, apply, merge
+from loom.corpus.sampling import fraction
+from loom.corpus.tag import File
+from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.errors import LoomError
+from loom.recipe import nearest, to_plain
+
+WORK = "work"
+DUPLICATE_DOCUMENT, NOT_SAMPLED, EMPTY = "duplicate_document", "not_sampled", "nothing_left"
+DUPLICATE_PARAGRAPH, HELD_OUT = "duplicate_paragraph", "held_out"
+UNITS = {"line": 1, "block": 2}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of a source's documents. Spans with a score of at least 0.5 are replaced."""
+
+    taggers: tuple[str, ...]
+    remove: Mapping[str, str] = field(default_factory=dict)
+    replace: Mapping[str, str] = field(default_factory=dict)
+    paragraphs: bool = True  # look for duplicate paragraphs
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source: its files (below the recipe's `documents` by default), its rules, the share of it to keep."""
+
+    rules: str
+    documents: tuple[str, ...] = ()
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError("share must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Dedupe:
+    """Exact duplicates: whole documents, and paragraphs (lines, or blocks between empty lines)."""
+
+    documents: bool = True
+    paragraphs: bool = True
+    unit: Literal["line", "block"] = "block"
+    fewest_words: int = 12
+
+
+@dataclass(frozen=True)
+class Curate:
+    """A curation recipe."""
+
+    sources: Mapping[str, Source]
+    rules: Mapping[str, Rules]
+    documents: str = ""
+    dedupe: Dedupe = Dedupe()
+    decontaminate: Questions | None = None
+    fewest_characters: int = 1  # of what is left once spans are cut
+    keep_removed: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, source in self.sources.items():
+            if source.rules not in self.rules:
+                near = nearest(source.rules, self.rules)
+                raise ValueError(
+                    f"sources.{name}.rules is {source.rules!r}; "
+                    + (f"did you mean {near!r}?" if near else f"there are {', '.join(self.rules)}")
+                )
+
+
+def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
+    """Curate into `out/documents/<source>/`; removed documents lie in `out/removed/` with their rule.
+
+    Raises `LoomError` for a rule that reads what no tagger writes, a source without files, or a run that
+    leaves nothing.
+    """
+    started = time.monotonic()
+    files = _files(recipe)
+    inputs = _inputs(recipe, files, out)
+    plain = to_plain(recipe)
+    if (before := finished(out, "documents", plain, inputs)) is not None:
+        return before
+    discard(out)
+    engine = engine or LocalEngine()
+    owners = [name for name, found in files.items() for _ in found]
+    flat = [file for found in files.values() for file in found]
+    tagged = _tag(recipe, files, out, engine)
+    judged = _judge(recipe, owners, flat, tagged, out, engine)
+    duplicates = _duplicates(recipe, judged, flat, out, engine)
+    mixed = _mix(recipe, owners, flat, tagged, judged, duplicates, out, engine)
+    counters = _count(recipe, owners, judged, mixed)
+    if counters["documents_out"] == 0:
+        raise LoomError(
+            "The rules removed every document. "
+            + " ".join(
+                f"{name}: " + ", ".join(f"{rule} {n:,}" for rule, n in part["removed"].items()) + "."
+                for name, part in counters["sources"].items()
+            )
+        )
+    outputs = [item for done in tagged for item in done.outputs if item.rows or "attributes/" in item.path]
+    outputs += [item for done in mixed for item in done.outputs if item.rows or "documents/" in item.path]
+    kept = {item.path for item in outputs}
+    for done in [*tagged, *mixed]:
+        for item in done.outputs:
+            if item.path not in kept:
+                (out / item.path).unlink(missing_ok=True)
+    artifact = commit(
+        out,
+        "documents",
+        recipe=plain,
+        inputs=inputs,
+        outputs=outputs,
+        counters=counters,
+        started=started,
+    )
+    clear_receipts(out)
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    for folder in ("removed", "rejected"):
+        tag.remove_empty(out / folder)
+    return artifact
+
+
+def _files(recipe: Curate) -> dict[str, list[File]]:
+    root = Path(recipe.documents)
+    known: dict[Path, str] = {}
+    if recipe.documents and (root / MANIFEST).exists():
+        known = {root / item.path: item.digest for item in load(root, "documents").outputs}
+    files = {}
+    for name, source in recipe.sources.items():
+        patterns = list(source.documents) or [str(root / "documents" / name)]
+        if not source.documents and not recipe.documents:
+            raise LoomError(f"The recipe names no documents for the source {name!r}: set `documents`.")
+        files[name] = [
+            File(file.path, f"{name}/{file.path.name}", known.get(file.path, file.digest))
+            for file in tag.find(patterns)
+        ]
+        names = {file.name for file in files[name]}
+        if len(names) < len(files[name]):
+            raise LoomError(f"The source {name!r} has two files of one name; give them different names.")
+    return files
+
+
+def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> list[Input]:
+    inputs = []
+    root = Path(recipe.documents)
+    if recipe.documents and (root / MANIFEST).exists():
+        inputs.append(refer(load(root), out))
+    for name, found in files.items():
+        if recipe.sources[name].documents or not inputs:
+            inputs += [Input(str(file.path.resolve()), digest_file(file.path)) for file in found]
+    if recipe.decontaminate is not None:
+        path = Path(recipe.decontaminate.path)
+        if not path.is_file():
+            raise LoomError(f"There is no file {path} with held-out texts (decontaminate.path).")
+        inputs.append(Input(str(path.resolve()), digest_file(path)))
+    return inputs
+
+
+def _tag(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path, engine: Engine) -> list[Finished]:
+    """Sources with the same taggers are tagged in one run; results are in the order of all files."""
+    done: dict[str, Finished] = {}
+    chosen = {name: recipe.rules[source.rules].taggers for name, source in recipe.sources.items()}
+    for names in dict.fromkeys(chosen.values()):
+        group = [file for source, found in files.items() if chosen[source] == names for file in found]
+        tasks = [tag.task_of(file, names, "parquet") for file in group]
+        for file, result in zip(
+            group, engine.run(tag.operation(names), tasks, out, f"tag ({', '.join(names)})"), strict=True
+        ):
+            done[file.name] = result
+    return [done[file.name] for found in files.values() for file in found]
+
+
+def _outputs_as_inputs(done: Finished) -> tuple[Input, ...]:
+    return tuple(Input(item.path, item.digest) for item in done.outputs)
+
+
+def _judge(
+    recipe: Curate,
+    owners: Sequence[str],
+    files: Sequence[File],
+    tagged: Sequence[Finished],
+    out: Path,
+    engine: Engine,
+) -> list[Finished]:
+    tasks = []
+    for name, file, done in zip(owners, files, tagged, strict=True):
+        rules = recipe.rules[recipe.sources[name].rules]
+        tasks.append(
+            Task(
+                (Input(str(file.path), file.digest), *_outputs_as_inputs(done)),
+                (f"{WORK}/{file.stem}.judged",),
+                {
+                    "path": str(file.path),
+                    "sidecars": {t: f"attributes/{t}/{file.stem}.parquet" for t in rules.taggers},
+                    "remove": dict(rules.remove),
+                    "share": recipe.sources[name].share,
+                    "paragraphs": rules.paragraphs,
+                },
+            )
+        )
+    settings = {"dedupe": to_plain(recipe.dedupe), "seed": recipe.seed}
+    return engine.run(Operation("judge", 1, _judge_task, settings, threads=True), tasks, out, "judge")
+
+
+def sidecar(out: Path, tagger: str, name: str, ids: Sequence[str]) -> dict[str, Spans]:
+    """A tagger's spans by key for a whole file; rows that do not line up with `ids` are an error."""
+    parts: dict[str, list[Spans]] = {}
+    seen: list[str] = []
+    prefix = key_name(tagger, tagger, "")
+    for names, spans in attributes.read(out / name):
+        seen += names
+        for key, value in spans.items():
+            parts.setdefault(key.removeprefix(prefix), []).append(value)
+    if seen != list(ids):
+        raise LoomError(
+            f"{out / name} has {len(seen):,} rows that do not line up with the {len(ids):,} documents. "
+            f"Remove it and run the same command again."
+        )
+    return {key: attributes.concatenate(values) for key, values in parts.items()}
+
+
+def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
+    from loom.corpus.kernels import fingerprints
+    from loom.corpus.kernels.characters import lengths
+
+    parameters = task.parameters
+    batches = list(documents.read(Path(parameters["path"])))
+    ids = [identity for batch in batches for identity in batch.ids]
+    by_tagger = {t: sidecar(out, t, name, ids) for t, name in parameters["sidecars"].items()}
+    characters = np.concatenate([np.zeros(0, np.int64), *(lengths(*batch.utf8()) for batch in batches)])
+    sizes = np.concatenate([np.zeros(0, np.int64), *(np.diff(batch.utf8()[1]) for batch in batches)])
+    columns = expression.Columns(
+        {(t, key): value for t, spans in by_tagger.items() for key, value in spans.items()}, characters, sizes
+    )
+    verdict = np.full(len(ids), -1, np.int32)  # the rule that removed it, -1 for none
+    matched = {}
+    known = {t: tuple(spans) for t, spans in by_tagger.items()}
+    for index, (rule, text) in enumerate(parameters["remove"].items()):
+        checked = expression.parse(text, f"the rule {rule!r}")
+        if ids:
+            expression.check_names(checked, known, f"the rule {rule!r}")
+        hit = checked(columns) if ids else np.zeros(0, bool)
+        matched[rule] = int(hit.sum())
+        verdict[hit & (verdict < 0)] = index
+    if parameters["share"] < 1:
+        drawn = np.array(
+            [fraction(identity, settings["seed"]) >= parameters["share"] for identity in ids], bool
+        )
+        matched[NOT_SAMPLED] = int(drawn.sum())
+        verdict[drawn & (verdict < 0)] = len(parameters["remove"])
+    dedupe = settings["dedupe"]
+    prints, spans, span_prints = [np.zeros((0, 2), np.uint64)], [np.zeros((0, 3), np.int64)], []
+    start = 0
+    for batch in batches:
+        data, offsets = batch.utf8()
+        prints.append(fingerprints.documents(data, offsets))
+        if dedupe["paragraphs"] and parameters["paragraphs"]:
+            found, hashes = fingerprints.paragraphs(
+                data, offsets, UNITS[dedupe["unit"]], dedupe["fewest_words"]
+            )
+            found[:, 0] += start
+            spans.append(found)
+            span_prints.append(hashes)
+        start += len(batch)
+    exact.save(
+        out / task.outputs[0],
+        verdict=verdict,
+        documents=np.concatenate(prints),
+        spans=np.concatenate(spans),
+        paragraphs=np.concatenate([np.zeros((0, 2), np.uint64), *span_prints]),
+        bytes=sizes,
+    )
+    return Done(
+        {task.outputs[0]: len(ids)},
+        {
+            "documents": len(ids),
+            "bytes": int(sizes.sum()),
+            "matched": matched,
+            "paragraphs": sum(part.shape[0] for part in span_prints),
+        },
+    )
+
+
+def _duplicates(
+    recipe: Curate, judged: Sequence[Finished], files: Sequence[File], out: Path, engine: Engine
+) -> dict[str, list[Finished]]:
+    inputs = tuple(Input(item.path, item.digest) for done in judged for item in done.outputs)
+    verdicts = [done.task.outputs[0] for done in judged]
+    found: dict[str, list[Finished]] = {"documents": [], "paragraphs": []}
+    if recipe.dedupe.documents:
+        partitions = exact.partitions_for(sum(done.counters["documents"] for done in judged))
+        tasks = [
+            Task(
+                inputs,
+                (f"{WORK}/duplicate-documents-{p:04d}",),
+                {"judged": verdicts, "partition": p, "partitions": partitions},
+            )
+            for p in range(partitions)
+        ]
+        operation = Operation("duplicate documents", 1, _duplicate_documents, threads=True)
+        found["documents"] = engine.run(operation, tasks, out, "duplicate documents")
+    if recipe.dedupe.paragraphs:
+        before = [item for done in found["documents"] for item in done.outputs]
+        partitions = exact.partitions_for(sum(done.counters["paragraphs"] for done in judged))
+        tasks = [
+            Task(
+                (*inputs, *(Input(item.path, item.digest) for item in before)),
+                (f"{WORK}/duplicate-paragraphs-{p:04d}",),
+                {
+                    "judged": verdicts,
+                    "partition": p,
+                    "partitions": partitions,
+                    "documents": [item.path for item in before],
+                },
+            )
+            for p in range(partitions)
+        ]
+        operation = Operation("duplicate paragraphs", 1, _duplicate_paragraphs, threads=True)
+        found["paragraphs"] = engine.run(operation, tasks, out, "duplicate paragraphs")
+    return found
+
+
+def _duplicate_documents(settings: Any, task: Task, out: Path) -> Done:
+    parts, rows = [], []
+    for name in task.parameters["judged"]:
+        judged = exact.load(out / name)
+        alive = np.flatnonzero(judged["verdict"] < 0)
+        parts.append(judged["documents"][alive])
+        rows.append(alive)
+    found = exact.duplicates(parts, task.parameters["partition"], task.parameters["partitions"])
+    tables = {
+        f"{index:08d}": np.stack(
+            [rows[index][table[:, 0]], table[:, 1], _pick(rows, table[:, 1], table[:, 2])], axis=1
+        )
+        for index, table in enumerate(found)
+        if table.size
+    }
+    exact.save(out / task.outputs[0], **tables)
+    return Done(counters={"duplicates": sum(table.shape[0] for table in tables.values())})
+
+
+def _pick(rows: Sequence[Any], files: Any, places: Any) -> Any:
+    return np.array([rows[f][p] for f, p in zip(files.tolist(), places.tolist(), strict=True)], np.int64)
+
+
+def _dead_rows(out: Path, names: Sequence[str], index: int) -> Any:
+    tables = [exact.load(out / name).get(f"{index:08d}") for name in names]
+    found = [table for table in tables if table is not None]
+    return np.concatenate(found) if found else np.zeros((0, 3), np.int64)
+
+
+def _duplicate_paragraphs(settings: Any, task: Task, out: Path) -> Done:
+    parts, places = [], []
+    for index, name in enumerate(task.parameters["judged"]):
+        judged = exact.load(out / name)
+        alive = judged["verdict"] < 0
+        alive[_dead_rows(out, task.parameters["documents"], index)[:, 0]] = False
+        where = np.flatnonzero(alive[judged["spans"][:, 0]])
+        parts.append(judged["paragraphs"][where])
+        places.append(where)
+    found = exact.duplicates(parts, task.parameters["partition"], task.parameters["partitions"])
+    tables = {f"{index:08d}": places[index][table[:, 0]] for index, table in enumerate(found) if table.size}
+    exact.save(out / task.outputs[0], **tables)
+    return Done(counters={"duplicates": sum(table.size for table in tables.values())})
+
+
+def _mix(
+    recipe: Curate,
+    owners: Sequence[str],
+    files: Sequence[File],
+    tagged: Sequence[Finished],
+    judged: Sequence[Finished],
+    duplicates: Mapping[str, Sequence[Finished]],
+    out: Path,
+    engine: Engine,
+) -> list[Finished]:
+    shared = [item for done in (*duplicates["documents"], *duplicates["paragraphs"]) for item in done.outputs]
+    held = [Input("held-out", digest_file(Path(recipe.decontaminate.path)))] if recipe.decontaminate else []
+    tasks = []
+    for index, (name, file, tags, verdict) in enumerate(zip(owners, files, tagged, judged, strict=True)):
+        rules = recipe.rules[recipe.sources[name].rules]
+        replaced = {key.partition(".")[0] for key in rules.replace}
+        if missing := replaced - set(rules.taggers):
+            raise LoomError(
+                f"rules.{recipe.sources[name].rules}.replace reads {sorted(missing)[0]!r}, which is not one of "
+                f"{', '.join(rules.taggers)}."
+            )
+        tasks.append(
+            Task(
+                (
+                    Input(str(file.path), file.digest),
+                    *_outputs_as_inputs(tags),
+                    *_outputs_as_inputs(verdict),
+                    *(Input(item.path, item.digest) for item in shared),
+                    *held,
+                ),
+                (f"documents/{file.stem}.jsonl.zst", f"removed/{file.stem}.jsonl.zst"),
+                {
+                    "path": str(file.path),
+                    "index": index,
+                    "files": [str(item.path) for item in files],
+                    "sidecars": {t: f"attributes/{t}/{file.stem}.parquet" for t in sorted(replaced)},
+                    "rules": [*rules.remove, NOT_SAMPLED],
+                    "replace": dict(rules.replace),
+                    "judged": verdict.task.outputs[0],
+                    "documents": [item.path for done in duplicates["documents"] for item in done.outputs],
+                    "paragraphs": [item.path for done in duplicates["paragraphs"] for item in done.outputs],
+                    "fewest_characters": recipe.fewest_characters,
+                    "keep_removed": recipe.keep_removed,
+                },
+            )
+        )
+    settings = {"questions": to_plain(recipe.decontaminate)}
+    operation = Operation("mix", 1, _mix_task, settings, _prepare_mix, threads=True)
+    return engine.run(operation, tasks, out, "mix")
+
+
+def _prepare_mix(settings: Mapping[str, Any]) -> Any:
+    from loom.corpus import decontaminate
+
+    if settings["questions"] is None:
+        return None
+    questions = Questions(**settings["questions"])
+    return decontaminate.hold(decontaminate.read_texts(questions), questions.ngram, questions.shortest)
+
+
+def _mix_task(held: Any, task: Task, out: Path) -> Done:
+    parameters = task.parameters
+    batches = list(documents.read(Path(parameters["path"])))
+    ids = [identity for batch in batches for identity in batch.ids]
+    judged = exact.load(out / parameters["judged"])
+    fate: list[str | None] = [None if v < 0 else parameters["rules"][v] for v in judged["verdict"].tolist()]
+    survivors: dict[int, tuple[int, int]] = {}
+    for row, other, place in _dead_rows(out, parameters["documents"], parameters["index"]).tolist():
+        fate[row] = DUPLICATE_DOCUMENT
+        survivors[row] = (other, place)
+    edits = _edits(held, parameters, batches, ids, judged, out)
+    counters: dict[str, Any] = {
+        "removed": {}, "removed_bytes": {}, "masked": {}, "cut": {}, "held_out_hits": 0,
+        "documents_out": 0, "bytes_out": 0,
+    }  # fmt: skip
+    row = 0
+    with (
+        write_lines(out / task.outputs[0]) as kept,
+        write_lines(out / task.outputs[1]) as removed,
+    ):
+        for batch in batches:
+            for document in as_rows(batch):
+                text = document["text"]
+                rule = fate[row]
+                if rule is None and row in edits:
+                    merged = merge(edit for edit, _ in edits[row])
+                    document["text"] = apply(text, merged)
+                    if len(document["text"].strip()) < parameters["fewest_characters"]:
+                        rule, document["text"] = EMPTY, text
+                    else:
+                        _count_edits(counters, edits[row])
+                elif rule is None and len(text.strip()) < parameters["fewest_characters"]:
+                    rule = EMPTY
+                if rule is None:
+                    kept.write(orjson.dumps(document) + b"\n")
+                    counters["documents_out"] += 1
+                    counters["bytes_out"] += len(document["text"].encode())
+                else:
+                    size = len(text.encode())
+                    counters["removed"][rule] = counters["removed"].get(rule, 0) + 1
+                    counters["removed_bytes"][rule] = counters["removed_bytes"].get(rule, 0) + size
+                    if parameters["keep_removed"]:
+                        document["removed"] = {"rule": rule}
+                        if row in survivors:
+                            document["removed"]["survivor"] = _id_of(parameters["files"], *survivors[row])
+                        removed.write(orjson.dumps(document) + b"\n")
+                row += 1
+    gone = sum(counters["removed"].values()) if parameters["keep_removed"] else 0
+    return Done({task.outputs[0]: counters["documents_out"], task.outputs[1]: gone}, counters)
+
+
+def _edits(
+    held: Any,
+    parameters: Mapping[str, Any],
+    batches: Sequence[Batch],
+    ids: Sequence[str],
+    judged: Any,
+    out: Path,
+) -> dict[int, list[tuple[Edit, int]]]:
+    """Edits by row, each with the number of matches it stands for."""
+    edits: dict[int, list[tuple[Edit, int]]] = {}
+    by_tagger = {t: sidecar(out, t, name, ids) for t, name in parameters["sidecars"].items()}
+    for name, replacement in parameters["replace"].items():
+        tagger, _, key = name.partition(".")
+        if ids and key not in by_tagger[tagger]:
+            near = nearest(key, by_tagger[tagger])
+            raise LoomError(
+                f"replace reads {name!r}, but {tagger!r} writes {', '.join(by_tagger[tagger])}."
+                + (f" Did you mean {tagger}.{near}?" if near else "")
+            )
+        if ids:
+            spans = by_tagger[tagger][key]
+            for row, start, end, score in zip(
+                spans.rows().tolist(), spans.starts.tolist(), spans.ends.tolist(), spans.scores.tolist(),
+                strict=True,
+            ):  # fmt: skip
+                if score >= 0.5:
+                    edits.setdefault(row, []).append((Edit(start, end, replacement, key), 1))
+    for partition in parameters["paragraphs"]:
+        table = exact.load(out / partition).get(f"{parameters['index']:08d}")
+        if table is not None:
+            for row, start, end in judged["spans"][table].tolist():
+                edits.setdefault(row, []).append((Edit(start, end, "", DUPLICATE_PARAGRAPH), 1))
+    if held is not None:
+        from loom.corpus import decontaminate
+
+        first = 0
+        for batch in batches:
+            spans = decontaminate.find(held, *batch.utf8())
+            for row, start, end, score in zip(
+                spans.rows().tolist(), spans.starts.tolist(), spans.ends.tolist(), spans.scores.tolist(),
+                strict=True,
+            ):  # fmt: skip
+                edits.setdefault(first + row, []).append((Edit(start, end, "", HELD_OUT), int(score)))
+            first += len(batch)
+    return edits
+
+
+def _count_edits(counters: dict[str, Any], edits: Sequence[tuple[Edit, int]]) -> None:
+    for edit, matches in edits:
+        kind = "masked" if edit.replacement else "cut"
+        counters[kind][edit.kind] = counters[kind].get(edit.kind, 0) + 1
+        if edit.kind == HELD_OUT:
+            counters["held_out_hits"] += matches
+
+
+def _id_of(files: Sequence[str], index: int, row: int) -> str:
+    seen = 0
+    for batch in documents.read(Path(files[index])):
+        if row < seen + len(batch):
+            return batch.ids[row - seen]
+        seen += len(batch)
+    raise AssertionError("the survivor is a row of its file")
+
+
+def _count(
+    recipe: Curate, owners: Sequence[str], judged: Sequence[Finished], mixed: Sequence[Finished]
+) -> dict[str, Any]:
+    sources = {}
+    for name in recipe.sources:
+        here = [index for index, owner in enumerate(owners) if owner == name]
+        before = sum_counters([judged[index].counters for index in here])
+        after = sum_counters([mixed[index].counters for index in here])
+        rules = [*recipe.rules[recipe.sources[name].rules].remove, NOT_SAMPLED, DUPLICATE_DOCUMENT, EMPTY]
+        sources[name] = {
+            "documents_in": before["documents"],
+            "bytes_in": before["bytes"],
+            **after,
+            "removed": {rule: after["removed"][rule] for rule in rules if rule in after["removed"]},
+            "matched": before.get("matched", {}),
+        }
+    total = {
+        key: sum(part[key] for part in sources.values())
+        for key in ("documents_in", "bytes_in", "documents_out", "bytes_out", "held_out_hits")
+    }
+    return {**total, "sources": sources}

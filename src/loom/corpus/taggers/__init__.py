@@ -1,0 +1,131 @@
+"""Rules that look at a text: one file a family, versioned names, one registry.
+
+A tagger turns a batch of texts into spans by key. Dolma's names mean Dolma's rules and keys exactly; a
+mended rule has a name of its own. To add one, decorate a factory and name its module to `--tagger-modules`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from loom.corpus.attributes import Ints, Spans
+from loom.corpus.documents import Batch
+from loom.errors import LoomError
+from loom.recipe import nearest
+
+FAMILIES = ("c4", "gopher", "language", "length", "pii", "repetition")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A batch as taggers see it; what several of them need is computed once."""
+
+    batch: Batch
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @cached_property
+    def utf8(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        return self.batch.utf8()
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """Code points of every document, int64[n]."""
+        from loom.corpus.kernels.characters import lengths
+
+        out: Ints = lengths(*self.utf8)
+        return out
+
+    @cached_property
+    def strings(self) -> list[str]:
+        return self.batch.texts()
+
+
+class Tagger(Protocol):
+    def __call__(self, texts: Texts) -> Mapping[str, Spans]:
+        """Spans by key for every document of the batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered tagger: what its spans cover, whose rules they are, and how to make it."""
+
+    name: str
+    spans: str
+    source: str
+    make: Callable[[], Tagger]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the factory's docstring."""
+        return (self.make.__doc__ or "").strip().split("\n")[0]
+
+
+REGISTRY: dict[str, Entry] = {}
+
+
+def tagger(name: str, *, spans: str, source: str) -> Callable[[Callable[[], Tagger]], Callable[[], Tagger]]:
+    """Register a factory under a versioned name. A name that is taken is refused."""
+
+    def register(make: Callable[[], Tagger]) -> Callable[[], Tagger]:
+        if name in REGISTRY and REGISTRY[name].make.__module__ != make.__module__:
+            raise LoomError(f"The tagger name {name!r} is taken by {REGISTRY[name].make.__module__}.")
+        REGISTRY[name] = Entry(name, spans, source, make)
+        return make
+
+    return register
+
+
+def load_families(modules: Sequence[str] = ()) -> None:
+    """Import the built-in families and the modules a user names (an import path or a .py file)."""
+    for family in FAMILIES:
+        importlib.import_module(f"loom.corpus.taggers.{family}")
+    for module in modules:
+        import_module(module)
+
+
+def import_module(module: str) -> Any:
+    """A user's module by import path, or by the path of a .py file."""
+    import importlib.util
+    import sys
+    from pathlib import Path
+
+    try:
+        if not module.endswith(".py"):
+            return importlib.import_module(module)
+        name = f"loom_taggers_{Path(module).stem}"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, module)
+            assert spec is not None
+            assert spec.loader is not None
+            loaded = importlib.util.module_from_spec(spec)
+            sys.modules[name] = loaded
+            spec.loader.exec_module(loaded)
+        return sys.modules[name]
+    except (ImportError, OSError) as error:
+        raise LoomError(f"The tagger module {module!r} cannot be imported: {error}.") from None
+
+
+def get(name: str) -> Tagger:
+    """Make the tagger called `name`; an unknown name says what there is."""
+    load_families()
+    if name not in REGISTRY:
+        near = nearest(name, REGISTRY)
+        hint = f"Did you mean {near!r}?" if near else f"There are {', '.join(sorted(REGISTRY))}."
+        raise LoomError(f"There is no tagger {name!r}. {hint}")
+    return REGISTRY[name].make()
+
+
+def available() -> list[Entry]:
+    """Every registered tagger, by name."""
+    load_families()
+    return [REGISTRY[name] for name in sorted(REGISTRY)]
