@@ -36,12 +36,12 @@ def run(
 def _taggers() -> tuple[list[str], list[tuple[str, ...]]]:
     from loom.corpus.taggers import available
 
-    rows = [(item.name, item.spans, item.source, item.summary) for item in available()]
+    rows: list[tuple[str, ...]] = [(item.name, item.spans, item.source, item.summary) for item in available()]
     return ["name", "spans", "source", "what"], rows
 
 
 def _recipes() -> tuple[list[str], list[tuple[str, ...]]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for path in sorted(Path("recipes").glob("*.yaml")):
         first = path.read_text(encoding="utf-8").splitlines()[:1]
         rows.append((str(path), first[0].lstrip("# ") if first and first[0].startswith("#") else ""))

@@ -419,7 +419,7 @@ def _mix(
         replaced = {key.partition(".")[0] for key in rules.replace}
         if missing := replaced - set(rules.taggers):
             raise LoomError(
-                f"rules.{recipe.sources[name].rules}.replace reads {sorted(missing)[0]!r}, which is not one of "
+                f"rules.{recipe.sources[name].rules}.replace reads {sorted(missing)[0]!r}, which is none of "
                 f"{', '.join(rules.taggers)}."
             )
         tasks.append(
