@@ -187,7 +187,11 @@ class Transformer(nn.Module):
             x = x.to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
             # Without the layer's number all blocks are one compiled graph.
-            x = block(x, cos, sin, attn_mask) if cache is None else block(x, cos, sin, attn_mask, cache, layer)
+            x = (
+                block(x, cos, sin, attn_mask)
+                if cache is None
+                else block(x, cos, sin, attn_mask, cache, layer)
+            )
         if cache is not None:
             cache.length += length
         if at is not None:

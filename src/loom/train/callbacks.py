@@ -1,0 +1,98 @@
+"""What watches a run: a small surface of hooks, and the writer of `metrics.jsonl`.
+
+Hooks run on the first rank. They may be slow only where the loop waits anyway: at log steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loom.model.config import ModelConfig
+from loom.model.transformer import Transformer
+from loom.train.config import RunConfig
+
+Record = dict[str, float | int | str]
+Evaluate = Callable[[Transformer, int], Mapping[str, float]]
+"""(model in evaluation mode, step) -> metrics; logged under `eval/`."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known before the first step."""
+
+    out: Path
+    config: RunConfig
+    model: ModelConfig
+    first_step: int
+    last_step: int
+    instances: int
+    batch_tokens: int
+    ranks: int
+    device: str
+    notes: Sequence[str]
+
+
+class Callback:
+    """Override what you need."""
+
+    def on_start(self, run: RunInfo) -> None: ...
+
+    def on_step(self, record: Record) -> None:
+        """At every log step: step, tokens, loss (nats, before the update), lr, grad_norm, speeds."""
+
+    def on_eval(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def on_checkpoint(self, step: int, folder: Path) -> None: ...
+
+    def on_finish(self, last_checkpoint: Path) -> None: ...
+
+
+class MetricsFile(Callback):
+    """`metrics.jsonl`: one object a logged step, evaluation merged in under `eval/`.
+
+    On resume, lines past the checkpoint's step are cut, so that no step is there twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pending: Record | None = None
+
+    def on_start(self, run: RunInfo) -> None:
+        kept: list[str] = []
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] < run.first_step:
+                        kept.append(line)
+                except (ValueError, KeyError):
+                    continue  # the last line of a killed run
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+    def on_step(self, record: Record) -> None:
+        self._flush()
+        self.pending = dict(record)
+
+    def on_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self.pending is None or self.pending["step"] != step:
+            self._flush()
+            self.pending = {"step": step}
+        self.pending |= {f"eval/{name}": value for name, value in metrics.items()}
+        self._flush()
+
+    def on_checkpoint(self, step: int, folder: Path) -> None:
+        self._flush()
+
+    def on_finish(self, last_checkpoint: Path) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        if self.pending is not None:
+            with open(self.path, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(self.pending) + "\n")
+            self.pending = None

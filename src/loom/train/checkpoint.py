@@ -1,0 +1,417 @@
+"""Checkpoints: one folder a step, in torch's distributed format, with the manifest written last.
+
+    checkpoints/step-00001000/   .metadata, __R_N.distcp (model, optimizer, guard), model.json,
+                                 tokenizer.json, state.json, manifest.json
+
+Without `manifest.json` a folder is not a checkpoint; with it, it is a model by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+import loom
+from loom.errors import LoomError
+from loom.model.config import ModelConfig
+from loom.model.transformer import Transformer
+from loom.tokens.digest import digest_file
+from loom.tokens.shards import SpecialToken
+from loom.train.optimizer import StepGuard
+from loom.train.parallel import World
+
+# One process alone saves without a process group on purpose.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+MANIFEST = "manifest.json"
+NAME = re.compile(r"step-(\d{8,})$")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """`model.json`: what is needed to use the weights besides the tokenizer file."""
+
+    model: ModelConfig
+    eos: SpecialToken
+    pad: SpecialToken
+    entries: int
+    """The tokenizer's vocabulary; rows above are never tokens."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model.to_dict(),
+            "eos": asdict(self.eos),
+            "pad": asdict(self.pad),
+            "entries": self.entries,
+        }
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """`state.json`: where the run stands. Stages are (step, instances before it, batch) as they were used."""
+
+    step: int
+    instances_seen: int
+    tokens_seen: int
+    fingerprint: str
+    seed: int
+    sequence_length: int
+    stages: list[list[int]] = field(default_factory=list)
+
+
+def step_folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    match = NAME.search(folder.name)
+    return int(match[1]) if match else -1
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Through a temporary name, so that the file is whole or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def write_manifest(
+    folder: Path,
+    kind: str,
+    recipe: Any,
+    inputs: Sequence[Mapping[str, str]],
+    outputs: Sequence[Mapping[str, Any]],
+    counters: Mapping[str, Any],
+) -> None:
+    """The folder's last file. Input paths become relative to the folder."""
+    listed = [
+        {
+            "path": Path(os.path.relpath(Path(item["path"]).resolve(), folder.resolve())).as_posix(),
+            "digest": item["digest"],
+        }
+        for item in inputs
+    ]
+    body = {
+        "kind": kind,
+        "loom": loom.__version__,
+        "recipe": recipe,
+        "inputs": sorted(listed, key=lambda item: item["path"]),
+        "outputs": sorted(outputs, key=lambda item: str(item["path"])),
+        "counters": dict(counters),
+    }
+    write_json(folder / MANIFEST, body)
+
+
+def describe(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": name,
+            "bytes": (folder / name).stat().st_size,
+            "rows": 0,
+            "digest": digest_file(folder / name),
+        }
+        for name in sorted(names)
+    ]
+
+
+def check(folder: Path) -> None:
+    """Raise `LoomError` naming what is missing, cut short or changed in a checkpoint."""
+    try:
+        body = json.loads((folder / MANIFEST).read_bytes())
+        outputs = body["outputs"]
+    except FileNotFoundError:
+        raise LoomError(
+            f"{folder} has no {MANIFEST}: it was never finished, so it is no checkpoint."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoomError(
+            f"{folder / MANIFEST} cannot be read ({error}); use the checkpoint before it."
+        ) from None
+    for output in outputs:
+        file = folder / output["path"]
+        size = file.stat().st_size if file.is_file() else -1
+        if size != output["bytes"]:
+            what = "is missing" if size < 0 else f"has {size:,} bytes instead of {output['bytes']:,}"
+            raise LoomError(f"{file} {what}: this checkpoint is damaged; use the one before it.")
+        found = digest_file(file, output["digest"])
+        if found is not None and found != output["digest"]:
+            raise LoomError(
+                f"{file} has changed since it was saved: this checkpoint is damaged; use the one before it."
+            )
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Finished checkpoints of a run, oldest first."""
+    folders = [path.parent for path in (run / "checkpoints").glob(f"step-*/{MANIFEST}")]
+    return sorted((folder for folder in folders if step_of(folder) >= 0), key=step_of)
+
+
+def newest_good(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and a sentence about each newer one that is not."""
+    damaged: list[str] = []
+    for folder in reversed(checkpoints(run)):
+        try:
+            check(folder)
+        except LoomError as error:
+            damaged.append(str(error))
+            continue
+        return folder, damaged
+    return None, damaged
+
+
+def read_card(folder: Path) -> ModelCard:
+    try:
+        values = json.loads((folder / "model.json").read_bytes())
+        return ModelCard(
+            ModelConfig.from_dict(values["model"], str(folder / "model.json")),
+            SpecialToken(**values["eos"]),
+            SpecialToken(**values["pad"]),
+            int(values["entries"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoomError(
+            f"{folder / 'model.json'} cannot be read ({error}): it is no checkpoint of Loom's."
+        ) from None
+
+
+def read_state(folder: Path) -> TrainState:
+    try:
+        return TrainState(**json.loads((folder / "state.json").read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise LoomError(
+            f"{folder / 'state.json'} cannot be read ({error}): it is no checkpoint of Loom's."
+        ) from None
+
+
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, guard: StepGuard) -> dict[str, Any]:
+    return {
+        "model": get_model_state_dict(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+        "guard": guard.state_dict(),
+    }
+
+
+def load_training(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, guard: StepGuard, world: World
+) -> None:
+    """Restore in place, whatever the number of ranks or the sharding that wrote it."""
+    state = training_state(model, optimizer, guard)
+    # The recipe's learning rate and decay hold, not those saved.
+    groups = [dict(group) for group in optimizer.param_groups]
+    state_dict_loader.load(state, storage_reader=FileSystemReader(folder), no_dist=world.size == 1)
+    set_model_state_dict(model, state["model"])
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    for group, before in zip(optimizer.param_groups, groups, strict=True):
+        group.update({key: value for key, value in before.items() if key != "params"})
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's model weights, whole and on the CPU, in the type they were saved in."""
+    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+    weights = {
+        name.removeprefix("model."): torch.empty(item.size, dtype=item.properties.dtype)
+        for name, item in metadata.items()
+        if name.startswith("model.") and isinstance(item, TensorStorageMetadata)
+    }
+    state_dict_loader.load({"model": weights}, storage_reader=FileSystemReader(folder), no_dist=True)
+    return weights
+
+
+def load_model(folder: Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelCard]:
+    """A checkpoint as a model in evaluation mode on the CPU. Raises `LoomError` for a damaged one."""
+    check(folder)
+    card = read_card(folder)
+    weights = read_weights(folder)
+    with torch.device("meta"):
+        model = Transformer(card.model)
+    if dtype is not None:
+        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    if expected != {name: tuple(t.shape) for name, t in weights.items()}:
+        raise LoomError(f"{folder}: the weights are not those that model.json describes.")
+    model.load_state_dict(weights, assign=True)
+    return model.eval(), card
+
+
+def save_model(
+    folder: Path,
+    model: Transformer,
+    card: ModelCard,
+    tokenizer: Path,
+    inputs: Sequence[Mapping[str, str]] = (),
+    recipe: Any = None,
+    seed: int = 0,
+) -> Path:
+    """Write a checkpoint at step 0 that holds a model only (imports, averages)."""
+    prepare_folder(folder)
+    state_dict_saver.save({"model": model.state_dict()}, storage_writer=_writer(folder), no_dist=True)
+    state = TrainState(0, 0, 0, "", seed, card.model.context_length)
+    finish(folder, card, tokenizer, state, inputs, recipe, [])
+    return folder
+
+
+def prepare_folder(folder: Path) -> None:
+    """Empty, with whatever an unfinished save left there gone."""
+    if folder.exists():
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _writer(folder: Path) -> FileSystemWriter:
+    return FileSystemWriter(folder, single_file_per_rank=True, overwrite=True)
+
+
+def finish(
+    folder: Path,
+    card: ModelCard,
+    tokenizer: Path,
+    state: TrainState,
+    inputs: Sequence[Mapping[str, str]],
+    recipe: Any,
+    shards: Sequence[Mapping[str, Any]],
+) -> None:
+    """The small files, then the manifest. `shards` describe the .distcp files already digested by ranks."""
+    write_json(folder / "model.json", card.to_json())
+    write_json(folder / "state.json", asdict(state))
+    shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    known = {shard["path"] for shard in shards}
+    rest = [p.name for p in folder.iterdir() if p.name not in known and p.name != MANIFEST]
+    counters = {
+        "step": state.step,
+        "instances": state.instances_seen,
+        "tokens": state.tokens_seen,
+        "parameters": card.model.parameters,
+    }
+    write_manifest(folder, "checkpoint", recipe, inputs, [*shards, *describe(folder, rest)], counters)
+
+
+class Saver:
+    """Writes checkpoints of one run, beside training if asked, and keeps what is to be kept."""
+
+    def __init__(
+        self,
+        run: Path,
+        world: World,
+        card: ModelCard,
+        tokenizer: Path,
+        inputs: Sequence[Mapping[str, str]],
+        recipe: Any,
+        *,
+        asynchronous: bool,
+        keep: int,
+        keep_every: int | None,
+        keep_steps: Sequence[int],
+    ) -> None:
+        self.run, self.world, self.card, self.tokenizer = run, world, card, tokenizer
+        self.inputs, self.recipe, self.asynchronous = inputs, recipe, asynchronous
+        self.keep, self.keep_every, self.keep_steps = keep, keep_every, set(keep_steps)
+        self.group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+        self.finished: list[Path] = []
+
+    def save(self, state: TrainState, tensors: dict[str, Any]) -> None:
+        """Take a copy of `tensors` and write it; returns at once when asynchronous."""
+        self.wait()
+        folder = step_folder(self.run, state.step)
+        if not self.asynchronous:
+            self._guarded(folder, state, tensors)
+            self._raise()
+            return
+        copy = DefaultStager(StagingOptions(False, False, False, False)).stage(tensors)
+        self.thread = threading.Thread(
+            target=self._guarded, args=(folder, state, copy), name="loom-checkpoint"
+        )
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what went wrong; the checkpoint before is untouched."""
+        self.join()
+        self._raise()
+
+    def join(self) -> None:
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+
+    def collect(self) -> list[Path]:
+        """Checkpoints finished since the last call; raises what went wrong meanwhile."""
+        self._raise()
+        done, self.finished = self.finished, []
+        return done
+
+    def _raise(self) -> None:
+        if self.error is None:
+            return
+        error, self.error = self.error, None
+        if isinstance(error, LoomError):
+            raise error
+        raise LoomError(
+            f"The checkpoint could not be written below {self.run} ({_reason(error)}). The one before it is whole: "
+            f"make room or mend the folder, and run the same command again."
+        ) from error
+
+    def _guarded(self, folder: Path, state: TrainState, tensors: Any) -> None:
+        try:
+            self._write(folder, state, tensors)
+        except BaseException as error:
+            self.error = error
+
+    def _write(self, folder: Path, state: TrainState, tensors: Any) -> None:
+        if self.world.first:
+            prepare_folder(folder)
+        if self.group is not None:
+            dist.barrier(self.group)
+        state_dict_saver.save(
+            tensors, storage_writer=_writer(folder), process_group=self.group, no_dist=self.world.size == 1
+        )
+        mine = [path.name for path in folder.glob(f"__{self.world.rank}_*.distcp")]
+        shards = [item for part in self.world.gather(describe(folder, mine), self.group) for item in part]
+        if self.world.first:
+            finish(folder, self.card, self.tokenizer, state, self.inputs, self.recipe, shards)
+            self._retain()
+            self.finished.append(folder)
+
+    def _retain(self) -> None:
+        if self.keep == 0:
+            return
+        for folder in checkpoints(self.run)[: -self.keep]:
+            step = step_of(folder)
+            if step in self.keep_steps or (self.keep_every and step % self.keep_every == 0):
+                continue
+            (folder / MANIFEST).unlink()
+            shutil.rmtree(folder)
+
+
+def _reason(error: BaseException) -> str:
+    failures = getattr(error, "failures", None)  # dcp's exception keeps one a rank
+    if isinstance(failures, dict) and failures:
+        first = next(iter(failures.values()))
+        return _reason(first[0] if isinstance(first, tuple) else first)
+    return str(error) or type(error).__name__

@@ -1,0 +1,278 @@
+"""The training loop.
+
+A step: the rank's micro-batches go forward and backward, their sums are divided by the denominator of
+the whole step, gradients are clipped, the optimizer steps unless the guard says no. Steps are fixed by
+the recipe; the clock is read for the log only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loom.errors import LoomError
+from loom.tokens.digest import digest_file
+from loom.train.callbacks import Callback, Evaluate, MetricsFile, Record, RunInfo
+from loom.train.checkpoint import (
+    Saver,
+    TrainState,
+    checkpoints,
+    step_folder,
+    step_of,
+    training_state,
+    write_manifest,
+)
+from loom.train.config import RunConfig
+from loom.train.documents import DocumentTable
+from loom.train.loader import StepBatches, steps
+from loom.train.optimizer import clip_gradients
+from loom.train.parallel import accumulate, bare, start_world
+from loom.train.schedule import clip_limit, learning_rate
+from loom.train.start import Run, recipe_of, start
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    documents: DocumentTable | None = None,
+    callbacks: Sequence[Callback] = (),
+    evaluate: Evaluate | None = None,
+) -> Path:
+    """Train in the folder `out`, going on from its newest good checkpoint; give the last checkpoint.
+
+    `documents` is the table of the SFT or DPO folder. A finished run returns at once. Raises `LoomError`
+    for what a user can mend; the last good checkpoint is never touched by a failure.
+    """
+    out = Path(out)
+    last = step_folder(out, config.train.steps)
+    if last in checkpoints(out):
+        return last
+    world = start_world()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        run = start(config, out, world, documents)
+        watchers = [MetricsFile(out / "metrics.jsonl"), *callbacks] if world.first else []
+        return _train(run, out, watchers, evaluate)
+    finally:
+        world.close()
+
+
+def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> Path:
+    config, world = run.config, run.world
+    saver = Saver(
+        out,
+        world,
+        run.card,
+        run.data.folders[0].tokenizer,
+        run.inputs,
+        recipe_of(config),
+        asynchronous=config.train.asynchronous,
+        keep=config.train.keep,
+        keep_every=config.train.keep_every,
+        keep_steps=config.train.keep_steps,
+    )
+    info = RunInfo(
+        out, config, run.card.model, run.step + 1, config.train.steps, run.data.instances,
+        run.stages[-1].batch * run.sequence_length, world.size, str(world.device), run.notes,
+    )  # fmt: skip
+    for callback in callbacks:
+        callback.on_start(info)
+    if run.step > config.train.steps:
+        raise LoomError(
+            f"{out} is at step {run.step}, past train.steps {config.train.steps}: raise train.steps."
+        )
+    terminated = _catch_termination()
+    micro = config.train.micro_batch_pairs if config.train.objective == "dpo" else config.train.micro_batch
+    batches = steps(
+        run.data, run.stages, run.step + 1, config.train.steps,
+        rank=world.rank, ranks=world.size, micro_batch=micro,
+    )  # fmt: skip
+    log = _Log(run)
+    try:
+        for batch in batches:
+            step = batch.step
+            logged = step % config.train.log_every == 0 or step in (1, config.train.steps)
+            sums = take_step(run, batch)
+            log.add(batch)
+            if logged:
+                record = log.record(sums, step)
+                for callback in callbacks:
+                    callback.on_step(record)
+            if evaluate is not None and (step % config.train.eval_every == 0 or step == config.train.steps):
+                _evaluate(run, step, evaluate, callbacks)
+                log.restart()
+            stop = terminated.is_set() and step < config.train.steps
+            if world.size > 1 and step % 10 == 0:
+                stop = bool(world.sum(torch.tensor(float(stop), device=world.device)))
+            elif world.size > 1:
+                stop = False
+            if stop or _saves_at(config, step):
+                log.check_finite(step)
+                saver.save(_state(run, step), training_state(run.model, run.optimizer, run.guard))
+            for folder in saver.collect():
+                for callback in callbacks:
+                    callback.on_checkpoint(step_of(folder), folder)
+            if stop:
+                saver.wait()
+                raise LoomError(
+                    f"Stopped by a signal after step {step}, saved; run the same command again to go on."
+                )
+    finally:
+        # Also when something fails: what is being written becomes whole.
+        saver.join()
+    saver.wait()
+    last = step_folder(out, config.train.steps)
+    for callback in callbacks:
+        for folder in saver.collect():
+            callback.on_checkpoint(step_of(folder), folder)
+        callback.on_finish(last)
+    if world.first:
+        _finish_run(run, out, last)
+    world.barrier()
+    return last
+
+
+def take_step(run: Run, batch: StepBatches) -> dict[str, Tensor]:
+    """One optimizer step. The sums of this step, over all ranks, divided by its denominator.
+
+    Every value is a scalar on the device; `grad_norm` is that before clipping.
+    """
+    config, world = run.config, run.world
+    schedule = config.schedule
+    local = torch.tensor([sum(b.denominator for b in batch.batches)], dtype=torch.float64)
+    denominator = world.sum(local.to(world.device)).squeeze()
+    if world.device.type == "cpu" and float(denominator) == 0:
+        raise LoomError(
+            f"The batch of step {batch.step} has no token that the loss counts: check the data's weights."
+        )
+    # DDP and FSDP average over ranks; a sum is wanted.
+    scale = (world.size / denominator).float()
+    totals: dict[str, Tensor] = {}
+    for number, micro in enumerate(batch.batches):
+        with accumulate(run.model, last=number == len(batch.batches) - 1):
+            total, sums = run.objective(run.model, micro.to(world.device))
+            (total * scale).backward()  # type: ignore[no-untyped-call]
+        for name, value in sums.items():
+            totals[name] = totals[name] + value if name in totals else value
+    means = world.sum(torch.stack(list(totals.values())).double()) / denominator
+    result = dict(zip(totals, means.unbind(), strict=True))
+    tokens = schedule.unit == "tokens"
+    now = run.tokens_before(batch.step + 1) if tokens else batch.step
+    end = run.tokens_before(config.train.steps + 1) if tokens else config.train.steps
+    rate = learning_rate(now, end, config.optimizer.learning_rate, schedule)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    result["grad_norm"] = clip_gradients(parameters, clip_limit(batch.step, config.optimizer))
+    # Fused AdamW takes no step where this flag is 1, and the host need not know.
+    run.optimizer.found_inf = run.guard.check(result["loss"], result["grad_norm"])  # type: ignore[attr-defined]
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return result
+
+
+class _Log:
+    """Turns device scalars into records, and keeps the times between them."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.began = time.perf_counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """Evaluation is no part of the window's speed."""
+        self.since, self.tokens, self.waited = time.perf_counter(), 0, 0.0
+
+    def add(self, batch: StepBatches) -> None:
+        self.tokens += batch.instances * self.run.sequence_length
+        self.waited += batch.waited
+
+    def record(self, sums: dict[str, Tensor], step: int) -> Record:
+        run = self.run
+        values = {name: float(value) for name, value in sums.items()}
+        self.check_finite(step)
+        seconds = time.perf_counter() - self.since
+        record: Record = {
+            "step": step,
+            "tokens": run.tokens_before(step + 1),
+            "loss": values.pop("loss"),
+            "lr": run.optimizer.param_groups[0]["lr"],
+            "grad_norm": values.pop("grad_norm"),
+            **values,
+            "skipped_steps": int(run.guard.skipped),
+            "tokens_per_second": self.tokens / seconds,
+            "data_wait": self.waited / seconds,
+            "seconds": time.perf_counter() - self.began,
+        }
+        self.restart()
+        return record
+
+    def check_finite(self, step: int) -> None:
+        if int(self.run.guard.not_finite):
+            raise LoomError(
+                f"The loss or the gradient became NaN or infinite at or before step {step}. Weights were not updated by "
+                f"it and the last checkpoint is sound: lower optimizer.learning_rate, or look at the data of these "
+                f"steps (`loom inspect --step N`)."
+            )
+
+
+def _saves_at(config: RunConfig, step: int) -> bool:
+    train = config.train
+    return step % train.checkpoint_every == 0 or step == train.steps or step in train.keep_steps
+
+
+def _state(run: Run, step: int) -> TrainState:
+    seen = run.tokens_before(step + 1)
+    return TrainState(
+        step,
+        seen // run.sequence_length,
+        seen,
+        run.data.fingerprint,
+        run.config.seed,
+        run.sequence_length,
+        [[s.step, s.instances_before, s.batch] for s in run.stages if s.step <= step],
+    )
+
+
+def _evaluate(run: Run, step: int, evaluate: Evaluate, callbacks: Sequence[Callback]) -> None:
+    model = bare(run.model)
+    model.eval()
+    with torch.no_grad():
+        metrics = dict(evaluate(model, step))
+    model.train()
+    for name, value in metrics.items():
+        if math.isnan(value):
+            raise LoomError(f"The evaluation metric {name!r} is NaN at step {step}.")
+    for callback in callbacks:
+        callback.on_eval(step, metrics)
+
+
+def _catch_termination() -> threading.Event:
+    """SIGTERM sets the event: the step in work is finished and saved."""
+    event = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: event.set())
+    return event
+
+
+def _finish_run(run: Run, out: Path, last: Path) -> None:
+    """The run's own manifest: what it was made from and the checkpoint it ended with."""
+    body = json.loads((last / "manifest.json").read_bytes())
+    outputs = [
+        {
+            "path": (last / "manifest.json").relative_to(out).as_posix(),
+            "bytes": (last / "manifest.json").stat().st_size,
+            "rows": 0,
+            "digest": digest_file(last / "manifest.json"),
+        }
+    ]
+    write_manifest(out, "run", recipe_of(run.config), run.inputs, outputs, body["counters"])

@@ -1,0 +1,97 @@
+"""Cross-entropy from hidden states without ever holding [tokens, vocabulary] in float32.
+
+`weighted_loss` computes its gradient in the forward pass, a chunk of tokens at a time, while the chunk's
+logits are at hand: three matrix products in all, as many as an unchunked loss, and no logits kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+IGNORE = -100
+CHUNK_BYTES = 1 << 26
+
+
+def chunk_tokens(vocabulary: int, tokens: int, device: torch.device) -> int:
+    """Tokens whose float32 logits take about 64 MiB (CPU) or 1 GiB: products stay large, memory small."""
+    size = CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES << 4
+    return max(64, min(tokens, 1 << ((size // (4 * vocabulary)).bit_length() - 1)))
+
+
+class _WeightedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, matrix: Tensor, labels: Tensor, weights: Tensor, z_loss: float, need: bool
+    ) -> tuple[Tensor, Tensor]:
+        product = matrix.to(hidden.dtype)
+        d_hidden = torch.empty_like(hidden) if need else None
+        d_matrix = torch.zeros(matrix.shape, dtype=torch.float32, device=matrix.device) if need else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        z_total = torch.zeros_like(total)
+        size = chunk_tokens(matrix.shape[0], hidden.shape[0], hidden.device)
+        for first in range(0, hidden.shape[0], size):
+            part = slice(first, first + size)
+            x, y, w = hidden[part], labels[part, None].clamp(min=0), weights[part]
+            logits = F.linear(x, product)
+            scores = logits.float()
+            normaliser = scores.logsumexp(-1)
+            total += ((normaliser - scores.gather(1, y)[:, 0]) * w).sum()
+            z_total += (normaliser.square() * w).sum()
+            if d_hidden is None or d_matrix is None:
+                continue
+            slope = scores.sub_(normaliser[:, None]).exp_()
+            if z_loss:
+                slope.mul_((1 + 2 * z_loss * normaliser)[:, None])
+            slope.scatter_add_(1, y, torch.full_like(y, -1, dtype=slope.dtype)).mul_(w[:, None])
+            slope = slope.to(hidden.dtype)
+            d_hidden[part] = slope @ product
+            if hidden.dtype == torch.float32:
+                d_matrix.addmm_(slope.t(), x)
+            else:
+                d_matrix += slope.t() @ x
+        ctx.gradients = (d_hidden, d_matrix, matrix.dtype)
+        ctx.mark_non_differentiable(z_total)
+        return total + z_loss * z_total, z_total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        d_hidden, d_matrix, dtype = ctx.gradients
+        ctx.gradients = None
+        return d_hidden.mul_(upstream[0]), d_matrix.mul_(upstream[0]).to(dtype), None, None, None, None
+
+
+def weighted_loss(
+    hidden: Tensor, matrix: Tensor, labels: Tensor, weights: Tensor, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(sum of w (cross-entropy + z_loss log²Z), sum of w log²Z) over tokens, float32 scalars, nats.
+
+    hidden [N, d], matrix [V, d], labels [N] (below 0: no label, weight must be 0), weights [N] float32.
+    Only the first is differentiable. z-loss: PaLM, section 5.
+    """
+    # Within a Function gradients always look disabled, so whether they are needed is asked here.
+    need = torch.is_grad_enabled() and hidden.requires_grad
+    total, z_total = _WeightedLoss.apply(hidden, matrix, labels, weights, z_loss, need)  # type: ignore[no-untyped-call]
+    return total, z_total
+
+
+def token_logprobs(hidden: Tensor, matrix: Tensor, labels: Tensor) -> Tensor:
+    """log p(label) [N] in float32, 0 where the label is below 0; chunks are recomputed in backward."""
+    size = chunk_tokens(matrix.shape[0], hidden.shape[0], hidden.device)
+
+    def part(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+        scores = F.linear(x, weight.to(x.dtype)).float()
+        return scores.gather(1, y.clamp(min=0)[:, None])[:, 0] - scores.logsumexp(-1)
+
+    pieces = []
+    for first in range(0, hidden.shape[0], size):
+        x, y = hidden[first : first + size], labels[first : first + size]
+        if torch.is_grad_enabled():
+            pieces.append(checkpoint(part, x, matrix, y, use_reentrant=False))
+        else:
+            pieces.append(part(x, matrix, y))
+    return torch.cat(pieces).masked_fill(labels < 0, 0.0)

@@ -1,0 +1,288 @@
+"""Everything before the first step: data, model, optimizer, and the checkpoint to go on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loom.errors import LoomError
+from loom.model.config import ModelConfig
+from loom.model.huggingface import read_folder
+from loom.model.presets import ModelRecipe, resolve
+from loom.model.transformer import Transformer
+from loom.tokens.digest import digest_file
+from loom.tokens.order import Stage, places_of_step
+from loom.tokens.shards import SpecialToken, TokenFolder
+from loom.train.checkpoint import (
+    ModelCard,
+    check,
+    checkpoints,
+    load_training,
+    newest_good,
+    read_card,
+    read_state,
+    read_weights,
+)
+from loom.train.config import RunConfig, batch_stages
+from loom.train.data import Data, PackedRows, Pairs, Windows, open_folders
+from loom.train.documents import DocumentTable
+from loom.train.objective import Objective, build_objective
+from loom.train.optimizer import StepGuard, build_optimizer
+from loom.train.parallel import (
+    World,
+    can_compile,
+    initialize_sharded,
+    load_full,
+    parallelize,
+    replicate,
+)
+from loom.train.reference import reference_logprobs
+
+LONG_ENOUGH_TO_COMPILE = 1e15
+"""Floating-point operations of a run from which compiling pays on a CPU."""
+
+
+@dataclass
+class Run:
+    """A run that is ready for its next step."""
+
+    config: RunConfig
+    world: World
+    model: nn.Module
+    card: ModelCard
+    optimizer: torch.optim.AdamW
+    guard: StepGuard
+    objective: Objective
+    data: Data
+    stages: list[Stage]
+    sequence_length: int
+    step: int
+    """The last step done; 0 before the first."""
+    inputs: list[dict[str, str]]
+    notes: list[str]
+
+    def tokens_before(self, step: int) -> int:
+        """Token positions read by steps before this one (pairs count as instances, without padding)."""
+        return places_of_step(self.stages, step)[0] * self.sequence_length
+
+
+def find_model(path: Path) -> Path:
+    """The checkpoint or Hugging Face folder that a path means: a run folder means its newest checkpoint."""
+    if (path / "config.json").is_file() or (path / "model.json").is_file():
+        return path
+    found, damaged = newest_good(path)
+    if found is None:
+        reason = f" ({damaged[0]})" if damaged else ""
+        raise LoomError(
+            f"{path} is no run, no checkpoint and no Hugging Face folder{reason}: name a folder with checkpoints/, "
+            f"model.json or config.json."
+        )
+    return found
+
+
+def read_initial(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, str]]:
+    """(config, weights, lineage) of the model that training starts from."""
+    folder = find_model(path)
+    if (folder / "config.json").is_file():
+        config, weights = read_folder(folder)
+        return config, weights, {"path": str(folder), "digest": digest_file(folder / "config.json") or ""}
+    check(folder)
+    return read_card(folder).model, read_weights(folder), _lineage(folder)
+
+
+def _lineage(folder: Path) -> dict[str, str]:
+    from loom.tokens.digest import digest_json
+
+    return {"path": str(folder), "digest": digest_json(json.loads((folder / "manifest.json").read_bytes()))}
+
+
+def open_data(
+    config: RunConfig, folders: Sequence[TokenFolder], length: int, documents: DocumentTable | None
+) -> Data:
+    if config.train.objective == "lm":
+        return Windows(config.data, folders, length, config.seed)
+    if documents is None:
+        raise ValueError("sft and dpo need the document table of the folder")
+    if config.train.objective == "sft":
+        per_example = config.train.label_weight == "per_example"
+        return PackedRows(folders[0], documents, length, config.seed, per_example)
+    return Pairs(folders[0], documents, length, config.seed)
+
+
+def model_shape(config: RunConfig, folder: TokenFolder, initial: ModelConfig | None) -> ModelConfig:
+    """From the recipe, or from the weights training starts from. Raises `LoomError` if the two disagree."""
+    if initial is None:
+        return resolve(config.model, folder.vocab_size)
+    if config.model != ModelRecipe():
+        wanted = resolve(config.model, folder.vocab_size)
+        for name, value in wanted.to_dict().items():
+            if value != getattr(initial, name) and name != "context_length":
+                raise LoomError(
+                    f"train.init {config.train.init} has {name} {getattr(initial, name)}, the recipe's model has "
+                    f"{value}: leave `model` out of the recipe to take the shape of train.init."
+                )
+    if folder.vocab_size > initial.vocab_size:
+        raise LoomError(
+            f"{folder.path} was tokenized with {folder.vocab_size:,} entries, train.init {config.train.init} has "
+            f"{initial.vocab_size:,} rows: tokenize with the tokenizer of that model."
+        )
+    return initial
+
+
+def start(config: RunConfig, out: Path, world: World, documents: DocumentTable | None) -> Run:
+    """Open the data, build the model on its devices, and restore the newest good checkpoint, if any.
+
+    Raises `LoomError` for data that do not fit the model, a batch that does not divide, or a checkpoint
+    of another model, order or batch.
+    """
+    train = config.train
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    resumed, damaged = newest_good(out)
+    if resumed is None and checkpoints(out):
+        raise LoomError(
+            f"No checkpoint of {out} is whole: {damaged[0]} Remove {out / 'checkpoints'} to begin anew."
+        )
+    folders = open_folders(config.data, train.objective)
+    inputs = [{"path": str(folder.path), "digest": folder.digest} for folder in folders]
+    initial: tuple[ModelConfig, dict[str, Tensor], dict[str, str]] | None = None
+    if train.init is not None:
+        initial = read_initial(Path(train.init))
+        inputs.append(initial[2])
+    shape = model_shape(config, folders[0], initial[0] if initial else None)
+    length = config.data.sequence_length or shape.context_length
+    if length > shape.context_length:
+        raise LoomError(
+            f"data.sequence_length {length} is over the model's context length {shape.context_length}: shorten it, or "
+            f"set model.context_length."
+        )
+    data = open_data(config, folders, length, documents)
+    stages = batch_stages(config, length, world.size)
+    card = ModelCard(
+        shape,
+        SpecialToken(folders[0].eos.id, folders[0].eos.token),
+        SpecialToken(folders[0].pad.id, folders[0].pad.token),
+        folders[0].vocab_size,
+    )
+    compiled = wants_compiling(config, shape, length, stages, world)
+    with torch.device("meta"):
+        blank = Transformer(shape, torch.bfloat16 if train.precision == "bf16" else None)
+    model = parallelize(blank, world, config.parallel, train, compiled)
+    if resumed is None or train.objective == "dpo":
+        if initial is None:
+            initialize_sharded(blank, config.seed)
+        else:
+            load_full(blank, initial[1])
+    reference: Tensor | None = None
+    if train.objective == "dpo":
+        reference = _reference(config, out, world, model, blank, data, initial)
+    model = replicate(model, world)
+    optimizer = build_optimizer(model, config.optimizer)
+    guard = StepGuard(config.optimizer.skip_spikes, world.device)
+    notes = [*damaged, *data.notes]
+    step = 0
+    if resumed is not None:
+        step = _restore(resumed, config, card, data, stages, length)
+        load_training(resumed, model, optimizer, guard, world)
+        notes.append(f"resumed from step {step}")
+    objective = build_objective(config, reference)
+    return Run(
+        config, world, model, card, optimizer, guard, objective, data, stages, length, step, inputs, notes
+    )
+
+
+def _reference(
+    config: RunConfig,
+    out: Path,
+    world: World,
+    model: nn.Module,
+    blank: Transformer,
+    data: Data,
+    initial: tuple[ModelConfig, dict[str, Tensor], dict[str, str]] | None,
+) -> Tensor:
+    assert isinstance(data, Pairs)
+    if config.dpo.reference is not None:
+        shape, weights, lineage = read_initial(Path(config.dpo.reference))
+        if shape != blank.config:
+            raise LoomError(
+                f"dpo.reference {config.dpo.reference} has another shape than the model to be tuned."
+            )
+        load_full(blank, weights)
+    elif initial is not None:
+        lineage = initial[2]
+    else:
+        raise LoomError(
+            "dpo needs a model to start from: set train.init, and dpo.reference where it differs."
+        )
+    identity = [lineage["digest"], data.fingerprint, config.train.precision]
+    values = reference_logprobs(
+        model, data, config.train.micro_batch_pairs, world, out / "reference", identity
+    )
+    if config.dpo.reference is not None and initial is not None:
+        load_full(blank, initial[1])
+    return values
+
+
+def _restore(
+    resumed: Path, config: RunConfig, card: ModelCard, data: Data, stages: list[Stage], length: int
+) -> int:
+    """The checkpoint's step, after checking that this recipe continues it; `stages` take its past over."""
+    state, saved = read_state(resumed), read_card(resumed)
+    if saved.model != card.model:
+        for name, value in saved.model.to_dict().items():
+            if value != getattr(card.model, name):
+                raise LoomError(
+                    f"{resumed} holds another model: {name} is {value} there and {getattr(card.model, name)} in the "
+                    f"recipe. Use that recipe, or another --out."
+                )
+    if saved.eos != card.eos:
+        raise LoomError(
+            f"{resumed} was trained with EOS {saved.eos.token!r} ({saved.eos.id}), the data have {card.eos.token!r} "
+            f"({card.eos.id}): they were tokenized with another tokenizer."
+        )
+    if (state.fingerprint, state.seed, state.sequence_length) != (data.fingerprint, config.seed, length):
+        raise LoomError(
+            f"{resumed} read other data or another order (fingerprint {state.fingerprint[:12]}, here "
+            f"{data.fingerprint[:12]}): the token folders, their weights, data.sequence_length, data.order or seed "
+            f"changed. Restore them, or train into another --out with train.init={resumed}."
+        )
+    past = [Stage(*values) for values in state.stages]
+    now = max((s for s in stages if s.step <= state.step + 1), key=lambda s: s.step)
+    later = [s for s in stages if s.step > state.step + 1]
+    if past and past[-1].batch != now.batch:
+        past.append(Stage(state.step + 1, state.instances_seen, now.batch))
+    stages[:] = past or [now]
+    for stage in later:
+        last = stages[-1]
+        if stage.step > last.step:
+            before = last.instances_before + (stage.step - last.step) * last.batch
+            stages.append(Stage(stage.step, before, stage.batch))
+    return state.step
+
+
+def wants_compiling(
+    config: RunConfig, shape: ModelConfig, length: int, stages: Sequence[Stage], world: World
+) -> bool:
+    if config.train.compile is not None:
+        if config.train.compile and not can_compile(world.device):
+            raise LoomError(
+                "train.compile needs a C++ compiler (g++ or clang++): install one or set it to false."
+            )
+        return config.train.compile
+    if config.train.objective == "dpo":  # every micro-batch has another shape
+        return False
+    last = places_of_step(stages, config.train.steps)[1]
+    operations = shape.flops_per_token(length) * last * length
+    return can_compile(world.device) and operations > LONG_ENOUGH_TO_COMPILE
+
+
+def recipe_of(config: RunConfig) -> Mapping[str, Any]:
+    """The resolved recipe as JSON values."""
+    values: Mapping[str, Any] = json.loads(json.dumps(asdict(config)))
+    return values
