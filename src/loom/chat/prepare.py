@@ -145,8 +145,8 @@ def _judge_malformed(part: Finished, path: Path, out: Path, most: float) -> None
     more = f"; and {count - len(first):,} more" if count > len(first) else ""
     if count > most * total:
         raise LoomError(
-            f"{count:,} of {total:,} rows of {path} cannot be used: {named}{more}. Mend them, or let such rows "
-            f"be set aside with --max-bad {min(1.0, -(-count * 100 // total) / 100):g}."
+            f"{count:,} of {total:,} rows of {path} cannot be used: {named}{more}. Mend them, or let "
+            f"such rows be set aside with --max-bad {min(1.0, -(-count * 100 // total) / 100):g}."
         )
     console.warn(f"{count:,} rows of {path} are set aside in {REJECTED}: {named}{more}")
 

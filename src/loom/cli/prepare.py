@@ -127,8 +127,8 @@ def _prepare(
     ]
     console.table(f"{objective.upper()} data {out}", ["source", "documents", "tokens", "trained"], rows)
     console.say(
-        f"{counters['rows']:,} rows: {chat['conversations']:,} to train on, {counters['held_out']:,} held out "
-        f"({counters['held_out_tokens']:,} tokens)"
+        f"{counters['rows']:,} rows: {chat['conversations']:,} to train on, {counters['held_out']:,} "
+        f"held out ({counters['held_out_tokens']:,} tokens)"
     )
     for title in ("rejected", "over_long"):
         for reason, count in counters[title].items():

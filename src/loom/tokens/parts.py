@@ -12,7 +12,9 @@ another, and only the first has `conversation` 1 in the part; a shard's numbers 
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,6 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
@@ -253,12 +254,18 @@ def _conversations_before(out: Path, task: Task, low: int) -> int:
 
 def _write_csv(path: Path, table: pa.Table) -> None:
     """Dolma's list of documents: start, end, id, file and row, without a header; gz without a time."""
-    columns = {name: table.column(name) for name in COLUMNS[:3]}
-    places = [origin.rpartition(":") for origin in table.column("origin").to_pylist()]
-    columns |= {"src": [place[0] for place in places], "loc": [int(place[2]) for place in places]}
-    options = pa.csv.WriteOptions(include_header=False, quoting_style="needed")
-    with atomic_write(path) as stream, gzip.GzipFile("", "wb", 6, stream, mtime=0) as plain:
-        pa.csv.write_csv(pa.table(columns), plain, options)
+    starts, ends, names, origins = (
+        table.column(name).to_pylist() for name in ("start", "end", "id", "origin")
+    )
+    places = [origin.rpartition(":") for origin in origins]
+    with atomic_write(path) as stream, gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
+        plain = io.TextIOWrapper(packed, "utf-8", newline="")
+        writer = csv.writer(plain, lineterminator="\n")
+        writer.writerows(
+            (start, end, name, place[0], place[2])
+            for start, end, name, place in zip(starts, ends, names, places, strict=True)
+        )
+        plain.flush()
 
 
 def _gather(
@@ -297,7 +304,7 @@ def _by_source(table: pa.Table, lengths: NDArray[np.int64], weighted: bool) -> d
     return {row["source"]: {name: row[column] for name, column in names.items()} for row in rows}
 
 
-def shard_operation(dtype: np.dtype[Any], shard_tokens: int, weights: bool, csv: bool) -> Operation:
+def shard_operation(dtype: np.dtype[Any], shard_tokens: int, weights: bool, listing: bool) -> Operation:
     """The operation that `shard_tasks` are for."""
-    settings = {"dtype": dtype.str, "shard_tokens": shard_tokens, "weights": weights, "csv": csv}
+    settings = {"dtype": dtype.str, "shard_tokens": shard_tokens, "weights": weights, "csv": listing}
     return Operation("write shard", 1, write_shard, settings, threads=True)
