@@ -177,9 +177,10 @@ class _Worker:
     def __call__(self, key: str, task: Task) -> dict[str, Any]:
         done = self.operation.run(self.state, task, self.out)
         outputs = describe(self.out, task.outputs, done.rows)
-        receipt = {"outputs": [asdict(item) for item in outputs], "counters": dict(done.counters)}
+        data = canonical_json({"outputs": [asdict(item) for item in outputs], "counters": done.counters})
         with atomic_write(self.out / RECEIPTS / f"{key}.json") as stream:
-            stream.write(canonical_json(receipt))
+            stream.write(data)
+        receipt: dict[str, Any] = json.loads(data)  # as a resumed run will read it, to the order of keys
         return receipt
 
 
