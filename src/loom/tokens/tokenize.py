@@ -221,6 +221,9 @@ def sweep(out: Path) -> None:
     clear_receipts(out)
     if (out / PARTS).is_dir():
         shutil.rmtree(out / PARTS)
+    for folder in (out, out / HELD_OUT):
+        for left in folder.glob(".*.tmp"):  # by a run that was killed while it wrote
+            left.unlink()
 
 
 def finish(
