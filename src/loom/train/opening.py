@@ -8,40 +8,24 @@ from typing import Literal
 
 import torch
 
-from loom.errors import LoomError
 from loom.model.huggingface import read_folder
 from loom.model.transformer import Transformer
-from loom.train.checkpoint import load_model, newest_good, step_of
+from loom.train.checkpoint import load_model
+from loom.train.start import find_model
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Where a model lies. `damaged` says which newer checkpoints of the run were passed over, and why."""
+    """Where a model lies and what it is stored as."""
 
     path: Path
     kind: Literal["checkpoint", "huggingface"]
-    step: int | None = None
-    damaged: tuple[str, ...] = ()
 
 
-def find_model(path: Path) -> ModelFolder:
+def model_folder(path: Path) -> ModelFolder:
     """What lies at `path`. Raises `LoomError` if it is no model."""
-    if (path / "config.json").is_file():
-        return ModelFolder(path, "huggingface")
-    if (path / "model.json").is_file():
-        step = step_of(path.resolve())
-        return ModelFolder(path, "checkpoint", step if step >= 0 else 0)
-    if (path / "checkpoints").is_dir():
-        newest, damaged = newest_good(path)
-        if newest is not None:
-            return ModelFolder(newest, "checkpoint", step_of(newest), tuple(damaged))
-        why = f" {damaged[0]}" if damaged else ""
-        raise LoomError(f"The run {path} has no whole checkpoint yet.{why} Train it further: loom train.")
-    what = "is not there" if not path.exists() else "holds none of these"
-    raise LoomError(
-        f"{path} {what}: a model is a run folder, a checkpoint (checkpoints/step-...), or a Hugging Face "
-        f"folder (config.json and *.safetensors)."
-    )
+    found = find_model(path)
+    return ModelFolder(found, "huggingface" if (found / "config.json").is_file() else "checkpoint")
 
 
 def open_model(path: Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelFolder]:
@@ -49,14 +33,12 @@ def open_model(path: Path, dtype: torch.dtype | None = None) -> tuple[Transforme
 
     Raises `LoomError` for what is no model, is damaged, or lacks weights.
     """
-    found = find_model(path)
+    found = model_folder(path)
     if found.kind == "checkpoint":
-        model, _ = load_model(found.path, dtype)
-        return model, found
+        return load_model(found.path, dtype)[0], found
     config, weights = read_folder(found.path)
     with torch.device("meta"):
         model = Transformer(config)
-    model.load_state_dict(
-        {name: t if dtype is None else t.to(dtype) for name, t in weights.items()}, assign=True
-    )
+    own = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in weights.items()}
+    model.load_state_dict(own, assign=True)
     return model.eval(), found

@@ -1,0 +1,227 @@
+"""The model card: README.md of a release, written from the records and nothing else.
+
+What the records do not hold is said to be unknown or not measured; no figure is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loom.artifact import MANIFEST, atomic_write
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A manifest on the way back from the model: `stages` from the nearest to the raw data."""
+
+    path: Path
+    body: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.body.get("kind"))
+
+
+def ancestors(path: Path) -> Iterator[Ancestor]:
+    """Manifests behind `path`, itself first, each once, nearest first."""
+    seen: set[Path] = set()
+    layer = [path]
+    while layer:
+        following: list[Path] = []
+        for folder in layer:
+            manifest = folder / MANIFEST
+            if folder.resolve() in seen or not manifest.is_file():
+                continue
+            seen.add(folder.resolve())
+            body = json.loads(manifest.read_bytes())
+            yield Ancestor(folder, body)
+            inputs = body.get("inputs")
+            following += [folder / item["path"] for item in inputs] if isinstance(inputs, list) else []
+        layer = following
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a card is written from."""
+
+    name: str
+    config: Mapping[str, Any]
+    dtype: str
+    template: str | None
+    behind: tuple[Ancestor, ...] = ()
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    licence: str | None = None
+
+
+def write_card(
+    folder: Path,
+    source: Path,
+    *,
+    dtype: str,
+    template: str | None,
+    results: Mapping[str, Mapping[str, Any]] | None = None,
+    licence: str | None = None,
+) -> None:
+    """Write `folder`/README.md for the Hugging Face files there, made from the model at `source`."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    records = Records(
+        _name(source), config, dtype, template, tuple(ancestors(source)), results or {}, licence
+    )
+    with atomic_write(folder / "README.md") as stream:
+        stream.write(card(records).encode())
+
+
+def _name(source: Path) -> str:
+    """A run's name: that of its folder, also when a checkpoint inside is meant."""
+    path = source.resolve()
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
+
+
+def card(records: Records) -> str:
+    """README.md, front matter included."""
+    parts = [
+        _front(records),
+        f"# {records.name}\n",
+        _about(records),
+        "## Use\n",
+        _use(records),
+        "## Training\n",
+        _training(records),
+        "## Data\n",
+        _data(records),
+        "## Evaluation\n",
+        _evaluation(records),
+        "## Energy\n\nNot measured.\n",
+        "## Limits\n",
+        LIMITS,
+    ]
+    return "\n".join(parts)
+
+
+LIMITS = (
+    "The model was not tuned for safety. It repeats what its training text says, right or wrong, and "
+    "makes up the rest. What was not measured above is unknown.\n"
+)
+
+
+def _front(records: Records) -> str:
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [loom]"]
+    if records.licence:
+        lines.append(f"license: {json.dumps(records.licence)}")
+    return "\n".join([*lines, "---", ""])
+
+
+def _rows(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]) + "\n"
+
+
+def _about(records: Records) -> str:
+    c = records.config
+    return _rows(
+        [
+            ("architecture", c["architectures"][0]),
+            ("layers", str(c["num_hidden_layers"])),
+            ("width", str(c["hidden_size"])),
+            ("heads", f"{c['num_attention_heads']} (keys and values {c['num_key_value_heads']})"),
+            ("MLP width", str(c["intermediate_size"])),
+            ("context", f"{c['max_position_embeddings']:,} tokens"),
+            (
+                "embedding rows",
+                f"{c['vocab_size']:,}" + (", shared with the output" if c["tie_word_embeddings"] else ""),
+            ),
+            ("weights", records.dtype),
+            ("end of text", f"id {c['eos_token_id']}"),
+        ]
+    )
+
+
+def _use(records: Records) -> str:
+    lines = [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained(".")',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+    ]
+    if records.template is not None:
+        lines += [
+            'messages = [{"role": "user", "content": "What does `textwrap.dedent` do?"}]',
+            "ids = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            ")",
+            "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",
+        ]
+    else:
+        lines += [
+            'ids = tokenizer("The library", return_tensors="pt")',
+            "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",
+        ]
+    lines += [
+        "```",
+        "",
+        "With Loom: `loom chat .`, `loom serve .`"
+        if records.template
+        else "With Loom: `loom generate . --prompt TEXT`",
+        "",
+    ]
+    if records.template is not None:
+        lines += ["Chat template:", "", "```", records.template, "```", ""]
+    return "\n".join(lines)
+
+
+def _training(records: Records) -> str:
+    runs = [item for item in records.behind if item.kind in ("run", "checkpoint") and item.body.get("recipe")]
+    if not runs:
+        return "Not in the records.\n"
+    parts = []
+    for item in runs:
+        counters = item.body.get("counters", {})
+        where = item.path.resolve().name
+        head = f"**{where}**" + (f" (step {counters['step']:,})" if "step" in counters else "")
+        settings = _settings(item.body["recipe"])
+        facts = [(key, f"{value:,}") for key, value in counters.items() if isinstance(value, int)]
+        parts.append(head + "\n\n" + _rows([*facts, *settings]))
+    return "\n".join(parts)
+
+
+def _settings(recipe: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A recipe's values by dotted key; paths and empty values are left out."""
+    if isinstance(recipe, Mapping):
+        return [row for key, value in recipe.items() for row in _settings(value, f"{prefix}{key}.")]
+    if recipe is None or (isinstance(recipe, str) and "/" in recipe):
+        return []
+    return [(f"`{prefix.rstrip('.')}`", f"`{json.dumps(recipe, ensure_ascii=False)}`")]
+
+
+def _data(records: Records) -> str:
+    rows = []
+    for item in records.behind:
+        tokens = item.body.get("tokens")
+        if isinstance(tokens, Mapping):
+            for source, facts in tokens.get("sources", {}).items():
+                rows.append(
+                    f"| {item.path.resolve().name} | {source} | {facts.get('documents', 0):,} "
+                    f"| {facts.get('tokens', 0):,} | {facts.get('bytes', 0):,} |"
+                )
+    if not rows:
+        return "Not in the records.\n"
+    head = ["| folder | source | documents | tokens | bytes |", "| --- | --- | ---: | ---: | ---: |"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def _evaluation(records: Records) -> str:
+    rows = []
+    for task, metrics in records.results.items():
+        for name, value in metrics.items():
+            if name == "n" or name.endswith("_stderr") or not isinstance(value, (int, float)):
+                continue
+            error = metrics.get(f"{name}_stderr")
+            shown = f"{value:.4g}" + (f" ± {error:.2g}" if isinstance(error, (int, float)) else "")
+            rows.append(f"| {task} | {name} | {shown} | {metrics.get('n', '')} |")
+    if not rows:
+        return "Not measured.\n"
+    return "\n".join(["| task | metric | value | n |", "| --- | --- | ---: | ---: |", *rows]) + "\n"

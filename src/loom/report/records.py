@@ -1,0 +1,140 @@
+"""A run's folder -> `ReportData`: `report.json` where a stage left one, else what a training run wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from loom.artifact import RUN, Artifact, lineage, read_run
+from loom.artifact import load as load_artifact
+from loom.errors import LoomError
+from loom.report.ancestry import nodes
+from loom.report.data import Points, ReportData, Stage, Training, load
+
+RECORDS = "report.json"
+METRICS = "metrics.jsonl"
+
+
+def read_records(path: Path) -> ReportData:
+    """What there is to show of the run at `path`. Raises `LoomError` if it holds no records."""
+    if (path / RECORDS).is_file():
+        return load(path / RECORDS)
+    if (path / METRICS).is_file():
+        return training_run(path)
+    what = "is not there" if not path.exists() else f"holds neither {RECORDS} nor {METRICS}"
+    raise LoomError(f"{path} {what}: name a quickstart's folder or a training run's.")
+
+
+def training_run(path: Path) -> ReportData:
+    """A training run's page: its curves, lineage, time and recipe."""
+    lines = read_metrics(path / METRICS)
+    made = load_artifact(path, "run") if (path / "manifest.json").is_file() else None
+    recipe: Mapping[str, Any] = made.recipe if made and isinstance(made.recipe, Mapping) else {}
+    objective = _objective(recipe)
+    notes = () if made else ("This run is not finished: its manifest is not written yet.",)
+    return ReportData(
+        title=path.resolve().name,
+        subtitle=_subtitle(lines, objective),
+        tokens=_last(lines, "tokens"),
+        parameters=_parameters(made),
+        training=(curves(path.resolve().name, lines, objective),),
+        stages=(Stage("train", float(seconds)),) if (seconds := _seconds(path, lines)) else (),
+        lineage=nodes(lineage(path)) if made else (),
+        environment=environment(recipe),
+        notes=notes,
+    )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The logged steps. A last line that a stopped run left half written is passed over."""
+    found = []
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise LoomError(f"{path}:{number} is not JSON. Remove that line.") from None
+    return found
+
+
+def curves(name: str, lines: list[dict[str, Any]], objective: Literal["lm", "sft", "dpo"]) -> Training:
+    """A run's curves from its logged steps."""
+
+    def points(key: str) -> Points:
+        return tuple(
+            (float(line["step"]), float(line[key]))
+            for line in lines
+            if isinstance(line.get(key), (int, float))
+        )
+
+    held = sorted({key for line in lines for key in line if key.startswith("eval/")})
+    losses = [key for key in held if key.endswith("loss")]
+    rewards = sorted({key for line in lines for key in line if key.startswith("reward")})
+    more = {key: points(key) for key in [*(k for k in held if k not in losses[:1]), *rewards]}
+    return Training(
+        name,
+        loss=points("loss"),
+        validation=points(losses[0]) if losses else (),
+        learning_rate=points("lr"),
+        gradient_norm=points("grad_norm"),
+        tokens_per_second=points("tokens_per_second"),
+        more={key.removeprefix("eval/"): value for key, value in more.items()},
+        objective=objective,
+    )
+
+
+def _objective(recipe: Mapping[str, Any]) -> Literal["lm", "sft", "dpo"]:
+    train = recipe.get("train")
+    match train.get("objective") if isinstance(train, Mapping) else None:
+        case "sft":
+            return "sft"
+        case "dpo":
+            return "dpo"
+    return "lm"
+
+
+def _subtitle(lines: list[dict[str, Any]], objective: str) -> str:
+    what = {"lm": "Pretraining", "sft": "Supervised fine-tuning", "dpo": "Preference tuning (DPO)"}[objective]
+    return f"{what}, {lines[-1]['step']:,} steps." if lines else f"{what}; no step was logged."
+
+
+def _last(lines: list[dict[str, Any]], key: str) -> int | None:
+    found = [line[key] for line in lines if isinstance(line.get(key), int)]
+    return found[-1] if found else None
+
+
+def _parameters(made: Artifact | None) -> int | None:
+    value = made.counters.get("parameters") if made else None
+    return value if isinstance(value, int) else None
+
+
+def _seconds(path: Path, lines: list[dict[str, Any]]) -> float | None:
+    recorded = read_run(path).get("seconds") if (path / RUN).is_file() else None
+    if isinstance(recorded, (int, float)):
+        return float(recorded)
+    spent = [line["seconds"] for line in lines if isinstance(line.get("seconds"), (int, float))]
+    return float(spent[-1]) if spent else None
+
+
+def environment(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """This machine and these versions, and the recipe's seed."""
+    import os
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import loom
+
+    found = {"Loom": loom.__version__, "Python": platform.python_version()}
+    for name in ("torch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    found["processor"] = f"{os.cpu_count()} cores, {platform.machine()}"
+    found["system"] = platform.system()
+    if "seed" in recipe:
+        found["seed"] = str(recipe["seed"])
+    return found

@@ -1,0 +1,1 @@
+"""Use a model: continue text, talk in the terminal, serve it, the chat page."""

@@ -1,0 +1,23 @@
+"""Speculation by lookup: what followed the last n-gram before is tried again (Saxena 2023, prompt lookup).
+
+A try costs little where the pass over the weights is what takes time. A tried token stays only if it is
+the token that would have been drawn, so what comes out is what comes out without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+NGRAM = 3  # tokens that must recur
+
+
+def propose(tokens: Sequence[int], count: int) -> list[int]:
+    """Up to `count` tokens that followed the latest earlier occurrence of the last `NGRAM` of `tokens`."""
+    end = len(tokens)
+    if end <= NGRAM:
+        return []
+    tail = list(tokens[end - NGRAM :])
+    for start in range(end - NGRAM - 1, -1, -1):
+        if tokens[start] == tail[0] and list(tokens[start : start + NGRAM]) == tail:
+            return list(tokens[start + NGRAM : start + NGRAM + count])
+    return []

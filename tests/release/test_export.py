@@ -1,0 +1,217 @@
+"""Out to Hugging Face and back: bitwise weights, bitwise logits, everything that could be lost is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import loom
+from loom import artifact
+from loom.errors import LoomError
+from loom.release.export import Export, check, export
+from loom.release.importing import import_model
+from loom.release.safetensors import INDEX, Folder
+from loom.release.source import open_source
+from tests.release.conftest import SHAPES, TIED, UNTIED, Make
+
+transformers = pytest.importorskip("transformers")
+IDS = torch.arange(40)[None] * 37 % 1280
+
+
+def theirs(folder: Path) -> Any:
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model.eval()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_are_bitwise_those_of_transformers(make_checkpoint: Make, tmp_path: Path, shape: str) -> None:
+    source = make_checkpoint(SHAPES[shape])
+    made = export(source, tmp_path / "export")
+    model, tokenizer = loom.load(source)
+    other = theirs(made.path)
+    with torch.inference_mode():
+        assert torch.equal(model(IDS), other(IDS).logits)
+    assert other.generation_config.eos_token_id == tokenizer.eos_id
+    assert other.generation_config.pad_token_id == tokenizer.pad_id
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_import_gives_back_the_exported_weights(
+    make_checkpoint: Make, tmp_path: Path, shape: str, dtype: torch.dtype
+) -> None:
+    source = make_checkpoint(SHAPES[shape], dtype=dtype)
+    export(source, tmp_path / "export")
+    import_model(tmp_path / "export", tmp_path / "back")
+    first, last = loom.load(source)[0].state_dict(), loom.load(tmp_path / "back")[0].state_dict()
+    assert first.keys() == last.keys()
+    assert all(first[name].dtype == dtype and torch.equal(first[name], last[name]) for name in first)
+    assert (source / "model.json").read_bytes() == (tmp_path / "back" / "model.json").read_bytes()
+
+
+def test_equal_work_is_equal_bytes_and_is_not_done_twice(make_checkpoint: Make, tmp_path: Path) -> None:
+    source = make_checkpoint(UNTIED)
+    first = export(source, tmp_path / "a")
+    stamp = (tmp_path / "a" / "model.safetensors").stat().st_mtime_ns
+    assert export(source, tmp_path / "a").digest == first.digest
+    assert (tmp_path / "a" / "model.safetensors").stat().st_mtime_ns == stamp
+    assert export(source, tmp_path / "b").digest == first.digest
+
+
+@pytest.mark.parametrize("limit", [1, 20_000, 10**9])
+def test_shards_of_any_size_hold_the_same(make_checkpoint: Make, tmp_path: Path, limit: int) -> None:
+    source = make_checkpoint(UNTIED)
+    made = export(source, tmp_path / "export", Export(shard_bytes=limit))
+    stored = Folder(made.path)
+    for name, entry in open_source(source).entries.items():
+        assert entry.bytes == open_source(source).read(name).nbytes
+    with torch.inference_mode():
+        assert torch.equal(loom.load(source)[0](IDS), theirs(made.path)(IDS).logits)
+    files = sorted(p.name for p in made.path.glob("*.safetensors"))
+    if len(files) > 1:
+        index = json.loads((made.path / INDEX).read_text())
+        assert set(index["weight_map"]) == set(stored.entries)
+        assert index["metadata"]["total_size"] == sum(entry.bytes for entry in stored.entries.values())
+        assert files == [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
+
+
+def test_a_narrower_type_reports_its_error(make_checkpoint: Make, tmp_path: Path) -> None:
+    source = make_checkpoint(TIED)
+    made = export(source, tmp_path / "export", Export(dtype="bfloat16"))
+    model = loom.load(source)[0]
+    worst = max(float((p - p.bfloat16().float()).abs().max()) for p in model.parameters())
+    found = made.facts["model"]["difference"]
+    assert found["weights"] == pytest.approx(worst)
+    assert 0 < found["logits"] < 1
+    assert theirs(made.path).dtype == torch.bfloat16
+
+
+def test_check_finds_one_changed_weight(make_checkpoint: Make, tmp_path: Path) -> None:
+    source = make_checkpoint(UNTIED)
+    made = export(source, tmp_path / "export")
+    assert check(open_source(source), made.path).weights == 0
+    file = made.path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x40
+    file.write_bytes(content)
+    assert check(open_source(source), made.path).weights > 0
+
+
+def test_lineage_goes_on_to_the_checkpoint(make_checkpoint: Make, tmp_path: Path) -> None:
+    source = make_checkpoint(TIED)
+    export(source, tmp_path / "export")
+    walked = artifact.lineage(tmp_path / "export")
+    assert (walked.kind, walked.parents[0].kind, walked.parents[0].stale) == ("model", "checkpoint", False)
+    assert walked.parents[0].path.resolve() == source.resolve()
+
+
+def test_tokenizer_reads_alike(make_checkpoint: Make, tmp_path: Path) -> None:
+    source = make_checkpoint(TIED)
+    made = export(source, tmp_path / "export", Export(chat="yes"))
+    mine, other = loom.load(source)[1], transformers.AutoTokenizer.from_pretrained(made.path)
+    assert (other.eos_token_id, other.pad_token_id) == (mine.eos_id, mine.pad_id)
+    assert other.model_max_length == TIED.context_length
+    for text in ("def f(x):\n    return x", "Ünï 日本 \U0001f642", "  two  spaces\t"):
+        assert other(text)["input_ids"] == mine.encode(text).tolist()
+
+
+def test_template_renders_as_the_format_does(make_checkpoint: Make, tmp_path: Path) -> None:
+    from loom.chat.format import DEFAULT, FORMATS, Message, Renderer
+
+    source = make_checkpoint(TIED)
+    made = export(source, tmp_path / "export", Export(chat="yes"))
+    other = transformers.AutoTokenizer.from_pretrained(made.path)
+    messages = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "What is\n x?"}]
+    ids = other.apply_chat_template(messages, add_generation_prompt=True)
+    ids = ids if isinstance(ids, list) else ids["input_ids"]
+    turns = [Message("system", " Be brief. "), Message("user", "What is\n x?")]
+    renderer = Renderer(FORMATS[DEFAULT], loom.load(source)[1])
+    assert ids == renderer.render(turns, generation_prompt=True).ids.tolist()
+    assert "\n" not in json.loads((made.path / "tokenizer_config.json").read_text())["chat_template"]
+
+
+def test_a_model_that_was_not_tuned_gets_no_template(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = export(make_checkpoint(TIED), tmp_path / "export")
+    assert "chat_template" not in json.loads((made.path / "tokenizer_config.json").read_text())
+    assert made.facts["model"]["chat"] is False
+
+
+def _rename(folder: Path, old: str, new: str) -> None:
+    """Rename a tensor in a file's header, keeping the header's length."""
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    assert len(old) == len(new)
+    file.write_bytes(content.replace(old.encode(), new.encode(), 1))
+
+
+def test_a_renamed_tensor_is_named(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = export(make_checkpoint(TIED), tmp_path / "export")
+    _rename(made.path, "layers.1.mlp.up_proj", "layers.1.mlp.xx_proj")
+    with pytest.raises(LoomError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*xx_proj"):
+        import_model(made.path, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_tensor_too_many_is_named(make_checkpoint: Make, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    made = export(make_checkpoint(TIED), tmp_path / "export")
+    weights = load_file(made.path / "model.safetensors")
+    save_file(weights | {"model.layers.9.bias": torch.zeros(3)}, made.path / "model.safetensors")
+    with pytest.raises(LoomError, match=r"model\.layers\.9\.bias"):
+        import_model(made.path, tmp_path / "back")
+
+
+@pytest.mark.parametrize("cut", [4, 60, 5000])
+def test_a_file_cut_short_is_named(make_checkpoint: Make, tmp_path: Path, cut: int) -> None:
+    made = export(make_checkpoint(TIED), tmp_path / "export")
+    file = made.path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-cut] if cut == 5000 else file.read_bytes()[:cut])
+    with pytest.raises(LoomError, match=r"model\.safetensors.*cut short"):
+        import_model(made.path, tmp_path / "back")
+
+
+def test_a_checkpoint_cut_short_is_refused(make_checkpoint: Make, tmp_path: Path) -> None:
+    source = make_checkpoint(TIED)
+    file = next(source.glob("*.distcp"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(LoomError, match="instead of"):
+        export(source, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_another_models_end_of_text_is_refused(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = export(make_checkpoint(TIED), tmp_path / "export")
+    config = json.loads((made.path / "config.json").read_text())
+    config["eos_token_id"] = 7
+    (made.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LoomError, match="ends text with id 7"):
+        import_model(made.path, tmp_path / "back")
+
+
+def test_pickled_weights_are_not_read(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = export(make_checkpoint(TIED), tmp_path / "export")
+    (made.path / "model.safetensors").rename(made.path / "pytorch_model.bin")
+    with pytest.raises(LoomError, match="run code"):
+        import_model(made.path, tmp_path / "back")
+
+
+def test_weights_of_another_export_are_not_mixed_in(make_checkpoint: Make, tmp_path: Path) -> None:
+    source = make_checkpoint(UNTIED)
+    export(source, tmp_path / "export", Export(shard_bytes=20_000))
+    with pytest.raises(LoomError, match="not part of this export"):
+        export(source, tmp_path / "export")
+
+
+def test_card_is_made_of_records_only(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = export(make_checkpoint(UNTIED), tmp_path / "export")
+    text = (made.path / "README.md").read_text()
+    assert text.startswith("---\n")
+    assert "Not measured." in text
+    assert "Not in the records." in text
+    assert str(tmp_path) not in text
