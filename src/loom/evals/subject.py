@@ -1,0 +1,64 @@
+"""The model that is evaluated, with its tokenizer: from a Hugging Face folder, a checkpoint or a run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loom import artifact
+from loom.errors import LoomError
+from loom.tokens.tokenizer import Tokenizer
+from loom.train.opening import open_model
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`max_length` is the context the model was made for; `digest` is that of its weights' files."""
+
+    model: Any
+    tokenizer: Tokenizer
+    max_length: int
+    path: Path
+    digest: str
+    dtype: str
+    device: str
+
+
+def load_subject(path: Path, dtype: str = "float32", device: str | None = None) -> Subject:
+    """Load MODEL for evaluation. Raises `LoomError` for a folder that is none, for weights that are missing
+    or left over, and for a tokenizer whose ids the model has no rows for."""
+    if dtype not in DTYPES:
+        raise LoomError(f"--dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model, folder = open_model(path, DTYPES[dtype])
+    tokenizer = Tokenizer.load(folder.path)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise LoomError(
+            f"The tokenizer in {folder.path} has {tokenizer.vocab_size:,} entries but the model only "
+            f"{model.config.vocab_size:,} rows: it is another model's tokenizer."
+        )
+    model = model.to(device).eval()
+    return Subject(
+        model, tokenizer, model.config.context_length, folder.path, digest(folder.path), dtype, device
+    )
+
+
+def digest(path: Path) -> str:
+    """What identifies a model's weights: the manifest's digest of a checkpoint; of a Hugging Face folder
+    sha256 over the names and contents of weights, configuration and tokenizer."""
+    if (path / artifact.MANIFEST).is_file() and not (path / "config.json").is_file():
+        return artifact.load(path).digest
+    state = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.suffix in (".safetensors", ".json") and file.is_file():
+            state.update(file.name.encode() + b"\0")
+            with open(file, "rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    state.update(chunk)
+    return state.hexdigest()

@@ -1,0 +1,198 @@
+"""Rows of evaluation data: which file, which split, and what is wrong with a row that cannot be used."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, cast
+
+import orjson
+
+from loom.artifact import digest_file
+from loom.errors import LoomError
+from loom.tasks.item import BadRow, Item, Task, check
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow")
+ORDER = ("validation", "val", "test", "dev", "train")  # what is taken where the protocol's split is absent
+SEED = 1234  # of every sample of rows, as in Catwalk and OLMo's own evaluation
+
+
+@dataclass(frozen=True)
+class Found:
+    """A task's file: the split it holds ("" for a file without one) and its digest."""
+
+    path: Path
+    split: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task's items. `bad` are the rows left out and why, by row index; `rows` is the file's length."""
+
+    items: list[Item]
+    found: tuple[Found, ...]
+    bad: Mapping[str, str]
+    rows: int
+
+
+def find(folder: Path, names: Sequence[str], splits: Sequence[str], source: str = "") -> Found:
+    """The file `<name>.<split>.jsonl` (or .gz, .zst, Parquet, Arrow) of the first split there is.
+
+    The protocol's splits come first, then any other, then `<name>.jsonl`. Raises `LoomError` that names
+    the file and where its rows come from.
+    """
+    for split in [*splits, *(name for name in ORDER if name not in splits), ""]:
+        for name in names:
+            for suffix in SUFFIXES:
+                path = folder / (f"{name}.{split}{suffix}" if split else f"{name}{suffix}")
+                if path.is_file():
+                    return Found(path, split, digest_file(path))
+    wanted = folder / (f"{names[0]}.{splits[0]}.jsonl" if splits else f"{names[0]}.jsonl")
+    where = (
+        f" It holds the rows of {source} on the Hugging Face Hub, one JSON object a line" if source else ""
+    )
+    fetch = f"{where}; with a network, --fetch gets it." if source else ""
+    raise LoomError(f"There is no {wanted} (.gz will do).{fetch} Name the folder that holds it with --data.")
+
+
+def load(
+    task: Task,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    sample: int | None = None,
+    skip_bad: bool = False,
+    split: str | None = None,
+) -> Loaded:
+    """A task's rows as items, in the order of the file.
+
+    `sample` draws that many rows with a fixed seed (after the protocol's own sample), `limit` keeps the
+    first rows of what is left, per subject. Raises `LoomError` for rows that cannot be used, unless
+    `skip_bad`: then they are left out and counted.
+    """
+    splits = (split,) if split else task.splits
+    if not task.subjects:
+        parts = [(find(folder, task.files, splits, task.source), "")]
+    else:
+        parts = list(_subjects(task, folder / task.files[0], splits))
+    items: list[Item] = []
+    bad: dict[str, str] = {}
+    total = 0
+    for found, subject in parts:
+        rows = list(read_rows(found.path))
+        total += len(rows)
+        header = _header(task, found, subject)
+        for index in _keep(len(rows), (task.sample, sample), limit):
+            try:
+                items.append(_with_header(check(task.render(index, rows[index])), header, subject))
+            except (BadRow, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+                bad[f"{found.path.name}:{index + 1}"] = _why(error)
+    where = parts[0][0].path.parent
+    if bad and not skip_bad:
+        first, why = next(iter(bad.items()))
+        others = f" (and {len(bad) - 1:,} more rows like it)" if len(bad) > 1 else ""
+        raise LoomError(
+            f"{where / first}: this row cannot be scored: {why}{others}. Mend the file, or leave such rows "
+            f"out with --skip-bad; the results then say how many."
+        )
+    if not items:
+        raise LoomError(f"{parts[0][0].path} has no rows that {task.name} can be evaluated on.")
+    return Loaded(items, tuple(found for found, _ in parts), bad, total)
+
+
+def _subjects(task: Task, folder: Path, splits: Sequence[str]) -> Iterator[tuple[Found, str]]:
+    """The files of the subjects there are; if there is none, the error for the first."""
+    there = {entry.name.split(".")[0] for entry in folder.iterdir()} if folder.is_dir() else set()
+    for subject in [name for name in task.subjects if name in there] or task.subjects[:1]:
+        yield find(folder, (subject,), splits, task.source), subject
+
+
+def _header(task: Task, found: Found, subject: str) -> str:
+    """What stands before every question of a subject: the description and the worked examples."""
+    description = task.description(subject) if task.description else ""
+    if not task.shots:
+        return description
+    names = (subject,) if subject else task.files
+    other = next((there for name in ("dev", "train") if (there := _beside(found, names, name))), None)
+    rows = list(read_rows(other.path)) if other else []
+    if len(rows) < task.shots:
+        what = f"{other.path} has {len(rows)} rows" if other else f"there is no {names[0]}.dev.jsonl"
+        raise LoomError(f"{task.name} shows {task.shots} examples, but beside {found.path} {what}.")
+    examples = [check(task.render(index, row)) for index, row in enumerate(rows[: task.shots])]
+    return description + "".join("".join(item.pairs[item.golds[0]]) + "\n\n" for item in examples)
+
+
+def _beside(found: Found, names: Sequence[str], split: str) -> Found | None:
+    try:
+        other = find(found.path.parent, names, (split,))
+    except LoomError:
+        return None
+    return other if other.split == split and other.path != found.path else None
+
+
+def _with_header(item: Item, header: str, subject: str) -> Item:
+    if not header and not subject:
+        return item
+    pairs = tuple((header + context, continuation) for context, continuation in item.pairs)
+    return replace(item, pairs=pairs, header=header, group=subject)
+
+
+def _keep(count: int, sizes: Sequence[int | None], limit: int | None) -> list[int]:
+    """Row indices that are kept, ascending: the first size drawn from all, the next from those.
+
+    `random.Random(1234).sample` of the rows is Catwalk's choice of documents.
+    """
+    kept = list(range(count))
+    for size in sizes:
+        if size is not None and size < len(kept):
+            kept = sorted(random.Random(SEED).sample(kept, size))
+    return kept[:limit]
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no field {error}"
+    return str(error) or type(error).__name__
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of JSON lines (gz, zst), Parquet or Arrow. Raises `LoomError` naming file and line."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        yield from pq.read_table(path).to_pylist()
+        return
+    if path.suffix == ".arrow":
+        import pyarrow as pa
+
+        with pa.memory_map(str(path)) as source:
+            yield from pa.ipc.open_stream(source).read_all().to_pylist()
+        return
+    number = 1
+    try:
+        with open_lines(path) as stream:
+            for line in stream:
+                if line.strip():
+                    row = orjson.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("not a JSON object")
+                    yield row
+                number += 1
+    except (OSError, EOFError, ValueError) as error:
+        raise LoomError(f"{path}:{number} cannot be read: {error}. Fetch or make the file again.") from None
+
+
+def open_lines(path: Path) -> IO[bytes]:
+    """A file of lines, decompressed if its name says gz or zst."""
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.open(path, "rb"))
+    return open(path, "rb")

@@ -1,0 +1,96 @@
+"""What a task makes of a row: contexts, continuations and which of them is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question, ready to be scored.
+
+    The scorer gives log p(continuation | context) for every pair; a prediction is the pair with the
+    highest (normalised) one. A context never ends in the space that separates it from its continuation:
+    the continuation begins with it.
+    """
+
+    doc_id: int
+    """The row's index in its file, from 0."""
+    pairs: tuple[tuple[str, str], ...]
+    """(context, continuation), one a choice."""
+    gold: int | tuple[int, ...]
+    """The right choice, or several where the task has several (TruthfulQA MC2)."""
+    choices: tuple[str, ...]
+    """What length normalisation measures: the choice as the row spells it, without the joining space."""
+    header: str = ""
+    """The beginning that the contexts share with the other items of their group (few-shot examples)."""
+    group: str = ""
+    """The subset the item belongs to (an MMLU subject)."""
+    cluster: str = ""
+    """Items of one cluster share text (a passage), so their errors are not independent."""
+    unconditioned: str | None = None
+    """PMI: the context that the continuations are scored after a second time."""
+    chat: bool = False
+    """The contexts are chat prompts: they begin with the end-of-text token."""
+
+    @property
+    def golds(self) -> tuple[int, ...]:
+        return (self.gold,) if isinstance(self.gold, int) else self.gold
+
+
+class BadRow(ValueError):
+    """A row that cannot become an item; the reader adds file and line."""
+
+
+def choose(
+    doc_id: int, context: str, choices: Sequence[str], gold: int, *, joint: str = " ", **more: Any
+) -> Item:
+    """An item whose choices all continue one context."""
+    pairs = tuple((context, joint + text) for text in choices)
+    return Item(doc_id, pairs, gold, tuple(choices), **more)
+
+
+def check(item: Item) -> Item:
+    """`item` itself. Raises `BadRow` if it has a gold out of range, one choice only or an empty choice."""
+    if not item.pairs or len(item.pairs) != len(item.choices):
+        raise BadRow(f"it has {len(item.pairs)} continuations for {len(item.choices)} choices")
+    for gold in item.golds:
+        if not 0 <= gold < len(item.pairs):
+            raise BadRow(f"its right answer is number {gold} of {len(item.pairs)} choices (counted from 0)")
+    for index, (_, continuation) in enumerate(item.pairs):
+        if not continuation.strip() or not item.choices[index].strip():
+            raise BadRow(f"its choice {index} (counted from 0) is empty")
+    return item
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task under one protocol: where its rows are, how a row becomes an item, what is reported.
+
+    `render` is pure. To add a task, write `render` and one `Task(...)` in the registry.
+    """
+
+    name: str
+    render: Callable[[int, Row], Item]
+    files: tuple[str, ...]
+    """Names the rows may have in the data folder, before `.<split>.jsonl`."""
+    splits: tuple[str, ...] = ()
+    """Splits in order of preference; the first is the protocol's own."""
+    metrics: tuple[str, ...] = ("acc",)
+    """What the protocol reports; the first is its headline. The other metrics are recorded too."""
+    source: str = ""
+    """The data set on the Hugging Face Hub that the rows come from: "owner/name" or "owner/name:config"."""
+    sample: int | None = None
+    """Rows the protocol draws, with the seed of `loom.tasks.data.SEED`; None for all."""
+    shots: int = 0
+    """Worked examples before each question: the first rows of the `dev` or `train` file."""
+    description: Callable[[str], str] | None = None
+    """What stands before everything else, from the subject."""
+    subjects: tuple[str, ...] = ()
+    """Subsets with files of their own, `<files[0]>/<subject>.<split>.jsonl` (MMLU)."""
+    title: str = ""
+    """A line for `loom list tasks`."""

@@ -1,0 +1,92 @@
+"""Every token once, each from as much as the model can read; sums by domain."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loom.evals.perplexity import (
+    Document,
+    DocumentScore,
+    bootstrap_ratio,
+    reweighted,
+    score_documents,
+    summary,
+    table,
+    windows,
+)
+from loom.model.transformer import Transformer
+from tests.evals.conftest import brute_force, rng
+
+EOS = 260
+
+
+@given(st.integers(0, 40), st.integers(1, 12))
+def test_windows_predict_every_token_once(count: int, length: int) -> None:
+    tokens = list(range(count))
+    rows = windows(tokens, EOS, length, 0, 1)
+    predicted = [int(t) for row in rows for t, key in zip(row.targets, row.keys, strict=True) if key == 0]
+    assert predicted == tokens
+    ends = [int(t) for row in rows for t, key in zip(row.targets, row.keys, strict=True) if key == 1]
+    assert ends == [EOS]
+    whole = [EOS, *tokens, EOS]
+    for row in rows:
+        assert 0 < len(row) <= length
+        read = [*row.tokens, row.targets[-1]]
+        assert any(list(read) == whole[i : i + len(read)] for i in range(len(whole)))
+
+
+def test_the_last_window_reads_a_full_context() -> None:
+    """The worked example of the harness: context 4, ten tokens."""
+    rows = windows(range(10), EOS, 4)
+    assert [list(row.tokens) for row in rows] == [[EOS, 0, 1, 2], [3, 4, 5, 6], [5, 6, 7, 8]]
+    assert [list(row.targets) for row in rows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_equal_to_brute_force(model: Transformer) -> None:
+    tokens = rng().integers(0, 256, 21)
+    document = Document("d", "s", "s", tokens, 30)
+    (score,) = score_documents(model, [document], EOS, 8)
+    ids = [EOS, *map(int, tokens)]
+    text = [(0, 1, 9), (8, 9, 17), (13, 17, 22)]  # windows of 8: first token read, first and last predicted
+    expected = -sum(brute_force(model, ids[first:start], ids[start:end]) for first, start, end in text)
+    assert score.nll == pytest.approx(expected, abs=1e-4)
+    assert score.end == pytest.approx(-brute_force(model, ids[-8:], [EOS]), abs=1e-4)
+
+
+SCORES = [
+    DocumentScore("1", "web", "web-a", 10.0, 1.0, 9, 20),
+    DocumentScore("2", "web", "web-b", 30.0, 1.0, 19, 40),
+    DocumentScore("3", "web", "web-b", 5.0, 1.0, 4, 10),
+    DocumentScore("4", "books", "books", 50.0, 2.0, 30, 60),
+]
+
+
+def test_figures_are_ratios_of_sums() -> None:
+    figures = table(SCORES)
+    assert figures["web-b"]["bits_per_byte"] == pytest.approx(35 / (50 * math.log(2)))
+    assert figures["web"]["bits_per_byte"] == pytest.approx(45 / (70 * math.log(2)))
+    assert figures["web"]["macro_bits_per_byte"] == pytest.approx((10 / 20 + 35 / 50) / 2 / math.log(2))
+    assert figures["all"]["bytes"] == 130
+    assert figures["all"]["loss"] == pytest.approx((95 + 5) / (62 + 4))
+    assert list(figures) == ["books", "web-a", "web-b", "web", "all"]
+
+
+def test_another_mix_of_domains() -> None:
+    bits = {
+        name: float(summary([s for s in SCORES if s.domain == name])["bits_per_byte"])
+        for name in ("web-a", "books")
+    }
+    assert reweighted(SCORES, {"web-a": 3, "books": 1}) == pytest.approx(
+        0.75 * bits["web-a"] + 0.25 * bits["books"]
+    )
+
+
+def test_the_bootstrap_error_is_that_of_the_mean_where_documents_are_equally_long() -> None:
+    values = rng().normal(1.0, 0.5, 400)
+    error = bootstrap_ratio(values, np.ones(400))
+    assert error == pytest.approx(values.std(ddof=1) / 20, rel=0.1)
