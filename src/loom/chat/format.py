@@ -309,3 +309,32 @@ def render_jinja(
         )
     except TemplateError as error:
         raise LoomError(f"The chat template cannot render this conversation: {error}.") from None
+
+
+PROBES: tuple[tuple[Message, ...], ...] = (
+    (Message("user", "a"), Message("assistant", "b")),
+    (Message("system", " x\n"), Message("user", "a\nb "), Message("assistant", "\nc"), Message("user", "d")),
+    tuple(Message("user" if n % 2 == 0 else "assistant", f" turn {n}\n") for n in range(6)),
+)
+
+
+def check_template(renderer: Renderer, template: str) -> None:
+    """Raise `LoomError` unless a chat template renders to the ids that the format gives.
+
+    It is tried on conversations with a system message, several turns and content to strip, which is where
+    templates drop turns or leave whitespace.
+    """
+    import tokenizers
+
+    whole = tokenizers.Tokenizer.from_str(renderer.tokenizer.data.decode())
+    for messages in PROBES:
+        for prompt in (False, True):
+            text = render_jinja(
+                template, messages, eos_token=renderer.tokenizer.eos_token, generation_prompt=prompt
+            )
+            found = whole.encode(text, add_special_tokens=False).ids
+            if found != renderer.render(messages, generation_prompt=prompt).ids.tolist():
+                raise LoomError(
+                    f"The chat template renders {len(messages)} turns to other ids than the format "
+                    f"{renderer.format.name!r}: {text!r}. Use the template that `loom prepare` wrote."
+                )

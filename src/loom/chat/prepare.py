@@ -22,7 +22,7 @@ import xxhash
 from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, canonical_json, digest_json, relative
 from loom.chat.conversations import Conversation, Malformed, Pair, conversation, pair, rows
-from loom.chat.format import Message, Rendered, Renderer, find_format
+from loom.chat.format import Message, Rendered, Renderer, check_template, find_format
 from loom.chat.length import Fitted, fit_conversation, fit_pair
 from loom.chat.mixture import Hashes, Mixed, Share, draw
 from loom.console import console
@@ -81,6 +81,7 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
     tokenizer = Tokenizer.load(recipe.tokenizer)
     form = find_format(recipe.format)
     renderer = Renderer(form, tokenizer)
+    check_template(renderer, form.jinja())
     found, inputs = _find(recipe.input, out)
     inputs.append(tokenizer_input(recipe.tokenizer, out))
     settings = {k: v for k, v in to_plain(recipe).items() if k not in ("tokenizer", "input")}

@@ -1,0 +1,88 @@
+"""Mixtures take exactly what they say, the same rows every time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.chat.test_prepare import stored
+from tests.small import write_lines
+
+from loom.chat.mixture import Share
+from loom.chat.prepare import Prepare, prepare
+from loom.errors import LoomError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("mixture")
+    for name, count in (("a", 100), ("b", 40), ("c", 10)):
+        rows = [{"id": f"{name}{n}", "prompt": f"{name} {n}?", "completion": f"{n}"} for n in range(count)]
+        write_lines(made / f"{name}.jsonl", rows)
+    return made
+
+
+def drawn(
+    folder: Path, out: Path, tokenizer_path: Path, shares: list[Share], total: int | None = None
+) -> Counter[str]:
+    prepare(Prepare("sft", tuple(shares), tokenizer_path, total=total), out)
+    return Counter(row["id"] for row in stored(out))
+
+
+def sources(counts: Counter[str]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for name, count in counts.items():
+        found[name[0]] += count
+    return dict(found)
+
+
+def test_counts_repeats_and_weights(folder: Path, tokenizer_path: Path, tmp_path: Path) -> None:
+    def share(name: str, **how: float) -> Share:
+        return Share(str(folder / f"{name}.jsonl"), **how)  # type: ignore[arg-type]
+
+    counts = drawn(
+        folder,
+        tmp_path / "1",
+        tokenizer_path,
+        [share("a", count=30), share("b", repeat=2), share("c", repeat=1.5)],
+    )
+    assert sources(counts) == {"a": 30, "b": 80, "c": 15}
+    assert set(counts.values()) == {1, 2}
+    counts = drawn(folder, tmp_path / "2", tokenizer_path, [share("a", weight=1), share("b", weight=1)])
+    assert sources(counts) == {"a": 40, "b": 40}
+    counts = drawn(
+        folder, tmp_path / "3", tokenizer_path, [share("a", weight=3), share("b", weight=1)], total=200
+    )
+    assert sources(counts) == {"a": 150, "b": 50}
+    counts = drawn(folder, tmp_path / "4", tokenizer_path, [share("c", count=25)])
+    assert sorted(counts.values()) == [2] * 5 + [3] * 5
+
+
+def test_the_same_rows_every_time_and_more_of_them_when_more_are_asked_for(
+    folder: Path, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    path = str(folder / "a.jsonl")
+    some = drawn(folder, tmp_path / "1", tokenizer_path, [Share(path, count=20)])
+    again = drawn(folder, tmp_path / "2", tokenizer_path, [Share(path, count=20)])
+    more = drawn(folder, tmp_path / "3", tokenizer_path, [Share(path, count=50)])
+    assert some == again
+    assert set(some) < set(more)
+
+
+def test_a_share_may_name_its_source(folder: Path, tokenizer_path: Path, tmp_path: Path) -> None:
+    made = prepare(
+        Prepare("sft", (Share(str(folder / "a.jsonl"), source="mine"),), tokenizer_path), tmp_path / "out"
+    )
+    assert set(made.facts["tokens"]["sources"]) == {"mine"}
+
+
+def test_contradictions_are_named(folder: Path, tokenizer_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="both weight and count"):
+        Share("x", weight=1, count=2)
+    with pytest.raises(ValueError, match="above 0"):
+        Share("x", repeat=0)
+    with pytest.raises(LoomError, match="hold out fewer"):
+        prepare(
+            Prepare("sft", (Share(str(folder / "c.jsonl")),), tokenizer_path, held_out=10), tmp_path / "out"
+        )
