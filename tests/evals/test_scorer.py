@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,3 +95,20 @@ def test_bfloat16_keeps_its_softmax_in_float32(tokenizer: Tokenizer) -> None:
         assert value == pytest.approx(
             brute_force(model, list(pair.context), list(pair.continuation)), rel=0.02, abs=0.1
         )
+
+
+def test_a_shared_header_is_read_once_and_changes_nothing(model: Transformer, tokenizer: Tokenizer) -> None:
+    header = "The following are questions about the inner things.\n\n"
+    items = [
+        replace(choose(i, f"{header}Number {i}\nAnswer:", ("A", "the B", "in"), 0), header=header)
+        for i in range(7)
+    ]
+    long = replace(choose(7, header + "word " * 40, ("A", "B"), 0), header=header)
+    scores = score_items(model, [*items, long], tokenizer, 80)
+    for item, logp in zip(items, scores.logp[:7], strict=True):
+        np.testing.assert_allclose(logp, expected(model, item, tokenizer), atol=1e-4)
+    assert scores.truncated == 2
+    alone = score_items(model, [replace(long, header="")], tokenizer, 80)
+    np.testing.assert_allclose(scores.logp[7], alone.logp[0], atol=1e-4)
+    apart = score_items(model, [replace(item, header="") for item in [*items, long]], tokenizer, 80)
+    assert scores.read < apart.read

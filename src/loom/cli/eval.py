@@ -39,8 +39,10 @@ def run(
 
     from loom.evals.evaluate import EvalRecipe, evaluate
     from loom.evals.subject import load_subject
+    from loom.tasks import registry
 
-    names = tuple(name for part in (tasks, suite) for name in part.split(",") if name)
+    names = tuple(filter(None, tasks.split(",")))
+    names += tuple(name for part in filter(None, suite.split(",")) for name in registry.suite(part))
     recipe = EvalRecipe(
         tasks=names,
         data=data,

@@ -195,7 +195,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "olmes": tuple(name for name in TASKS if name.endswith(":olmes")),
     "mmlu": ("mmlu", "mmlu:5shot", "mmlu_continuation"),
     "quick": ("arc_easy", "openbookqa", "piqa", "sciq"),
-    "docs": ("docs", "docs_answer", "docs_preference"),
+    "quickstart": ("docs", "docs_answer", "docs_preference"),
     "adaptation": ("mmlu", "truthfulqa_mc1", "truthfulqa_mc2"),
 }
 
@@ -220,7 +220,20 @@ def task(name: str) -> Task:
     return chosen if shots is None else replace(chosen, shots=shots, name=name)
 
 
+def suite(name: str) -> tuple[str, ...]:
+    """The names of a suite's tasks. Raises `LoomError` with the nearest name there is."""
+    if name not in SUITES:
+        near = nearest(name, SUITES)
+        raise LoomError(
+            f"There is no suite {name!r}.{f' Did you mean {near!r}?' if near else ''} The suites are "
+            f"{', '.join(SUITES)}."
+        )
+    return SUITES[name]
+
+
 def tasks(names: Sequence[str]) -> list[Task]:
-    """Tasks and suites by name, each task once, in order."""
-    spread = [part for name in names for part in SUITES.get(name, (name,))]
+    """Tasks by name, each once, in order; a suite's name that is no task's stands for its tasks."""
+    spread = [
+        part for name in names for part in (SUITES[name] if name in SUITES and name not in TASKS else (name,))
+    ]
     return [task(name) for name in dict.fromkeys(spread)]
