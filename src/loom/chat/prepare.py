@@ -22,6 +22,7 @@ import xxhash
 from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, canonical_json, digest_json, relative
 from loom.chat.conversations import Conversation, Malformed, Pair, conversation, pair, rows
+from loom.chat.decontaminate import Questions
 from loom.chat.format import Message, Rendered, Renderer, check_template, find_format
 from loom.chat.length import Fitted, fit_conversation, fit_pair
 from loom.chat.mixture import Hashes, Mixed, Share, draw
@@ -36,6 +37,7 @@ from loom.tokens.tokenizer import Batch, Tokenizer, tokenizer_file
 
 REJECTED = "rejected.jsonl"
 CONVERSATIONS = "conversations.jsonl"  # what is held out, as text
+CONTAMINATED = "says what an evaluation question says"
 NAMED = 5  # rows set aside that a message names
 BATCH = 256  # conversations encoded together
 
@@ -47,7 +49,8 @@ class Prepare:
     `input`: files, folders or globs, or shares of a mixture. `held_out`: a share of the prompts below 1, or
     a number of them. `over_long`: what happens past `max_length` ids; conversations are split at turns by
     default, answers of pairs are cut. `max_bad`: the share of a file's rows that may be no conversations and
-    are then set aside; more of them stop the work, and with 0 the first one does.
+    are then set aside; more of them stop the work, and with 0 the first one does. `against`: files of
+    evaluation questions; conversations whose user turns share `ngram` words with them are set aside.
     """
 
     objective: Literal["sft", "dpo"]
@@ -60,6 +63,8 @@ class Prepare:
     max_bad: float = 0.05
     total: int | None = None
     shard_tokens: int = 500_000_000
+    against: tuple[str, ...] = ()
+    ngram: int = 8
 
     def __post_init__(self) -> None:
         if self.max_length < 8:
@@ -84,7 +89,12 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
     check_template(renderer, form.jinja())
     found, inputs = _find(recipe.input, out)
     inputs.append(tokenizer_input(recipe.tokenizer, out))
-    settings = {k: v for k, v in to_plain(recipe).items() if k not in ("tokenizer", "input")}
+    questions = None
+    if recipe.against:
+        files, more = find(recipe.against, out)
+        inputs += more
+        questions = Questions.read(files, recipe.ngram)
+    settings = {k: v for k, v in to_plain(recipe).items() if k not in ("tokenizer", "input", "against")}
     settings["input"] = [{k: v for k, v in to_plain(share).items() if k != "path"} for share in recipe.input]
     if (done := already(out, settings, inputs)) is not None:
         return done
@@ -102,8 +112,11 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
         "max_length": recipe.max_length,
         "over_long": recipe.policy,
         "held_out": threshold,
+        "questions": questions.digest if questions else None,
     }
-    worker = Encoder(str(tokenizer_file(recipe.tokenizer).resolve()), recipe.format, str(out.resolve()))
+    worker = Encoder(
+        str(tokenizer_file(recipe.tokenizer).resolve()), recipe.format, str(out.resolve()), questions
+    )
     tasks = [
         _task(file, share, encoding, out) for files, share in zip(found, mixed, strict=True) for file in files
     ]
@@ -215,6 +228,7 @@ class Encoder:
     tokenizer: str
     format: str
     out: str
+    questions: Questions | None
 
     def __call__(self, settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         renderer = _renderer(self.tokenizer, self.format)
@@ -236,6 +250,9 @@ class Encoder:
                 if isinstance(item, Malformed):
                     counters["malformed"] += 1
                     _reject(aside, counters, file, number, item.reason, str(item))
+                    continue
+                if self.questions is not None and self.questions.overlap(_all_messages(item)):
+                    _reject(aside, counters, file, number, CONTAMINATED, CONTAMINATED)
                     continue
                 copies = drawn.copies + (order_hash(item.id) < drawn.threshold)
                 pending += [(number, item)] * copies

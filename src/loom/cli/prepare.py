@@ -25,6 +25,9 @@ HeldOut = Annotated[
 MaxBad = Annotated[
     float, typer.Option(help="Share of rows that may be set aside as no conversations; 0: none.")
 ]
+Against = Annotated[
+    list[str] | None, typer.Option(help="Files of evaluation questions; what shares 8 words is set aside.")
+]
 Show = Annotated[int, typer.Option(help="Print so many conversations with what is trained coloured.")]
 Workers = Annotated[int | None, typer.Option(help="Default: every core.")]
 
@@ -45,6 +48,7 @@ def sft(
     over_long: Annotated[str, typer.Option(help="split (at turns), truncate or drop.")] = "split",
     held_out: HeldOut = 0.0,
     max_bad: MaxBad = 0.05,
+    against: Against = None,
     show: Show = 0,
     workers: Workers = None,
 ) -> dict[str, Any]:
@@ -53,7 +57,19 @@ def sft(
     Example: loom prepare sft --input chat.jsonl.gz --tokenizer tok/tokenizer.json --out sft-data --show 2
     """
     return _prepare(
-        "sft", tokenizer, input, mix, out, format, max_length, over_long, held_out, max_bad, show, workers
+        "sft",
+        tokenizer,
+        input,
+        mix,
+        out,
+        format,
+        max_length,
+        over_long,
+        held_out,
+        max_bad,
+        against,
+        show,
+        workers,
     )
 
 
@@ -68,6 +84,7 @@ def dpo(
     over_long: Annotated[str, typer.Option(help="truncate (the answers) or drop.")] = "truncate",
     held_out: HeldOut = 0.0,
     max_bad: MaxBad = 0.05,
+    against: Against = None,
     show: Show = 0,
     workers: Workers = None,
 ) -> dict[str, Any]:
@@ -76,7 +93,19 @@ def dpo(
     Example: loom prepare dpo --input pairs.jsonl.gz --tokenizer tok/tokenizer.json --out dpo-data
     """
     return _prepare(
-        "dpo", tokenizer, input, mix, out, format, max_length, over_long, held_out, max_bad, show, workers
+        "dpo",
+        tokenizer,
+        input,
+        mix,
+        out,
+        format,
+        max_length,
+        over_long,
+        held_out,
+        max_bad,
+        against,
+        show,
+        workers,
     )
 
 
@@ -91,6 +120,7 @@ def _prepare(
     over_long: str,
     held_out: float,
     max_bad: float,
+    against: list[str] | None,
     show: int,
     workers: int | None,
 ) -> dict[str, Any]:
@@ -112,6 +142,7 @@ def _prepare(
         "over_long": over_long,
         "held_out": held_out,
         "max_bad": max_bad,
+        "against": list(against or ()),
     }
     if not isinstance(mixture, dict):
         raise LoomError(f"{mix} must hold keys and values: input, and total if it has weights.")
