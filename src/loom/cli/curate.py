@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from loom.console import console
-
 app = typer.Typer(add_completion=False)
 
 
@@ -25,6 +23,7 @@ def run(
     Example: loom curate recipes/quickstart-corpus.yaml documents=runs/raw --out runs/curated
     """
     from loom.corpus.curate import Curate, curate
+    from loom.corpus.summary import show
     from loom.engine import local_engine
     from loom.recipe import load
 
@@ -32,22 +31,3 @@ def run(
     artifact = curate(loaded, out, local_engine(engine, workers))
     show(artifact.counters)
     return {"out": str(out), **artifact.counters}
-
-
-def show(counters: dict[str, Any] | Any) -> None:
-    """The table of a curation: documents and bytes in, removed by each rule, masked, out."""
-    from loom.console import format_bytes
-
-    rows: list[tuple[Any, ...]] = []
-    for name, part in counters["sources"].items():
-        rows.append((name, "in", part["documents_in"], format_bytes(part["bytes_in"])))
-        rows += [
-            ("", f"removed: {rule}", count, format_bytes(part["removed_bytes"][rule]))
-            for rule, count in part["removed"].items()
-        ]
-        rows += [("", f"cut: {kind}", count, None) for kind, count in sorted(part["cut"].items())]
-        rows += [("", f"masked: {kind}", count, None) for kind, count in sorted(part["masked"].items())]
-        rows.append(("", "out", part["documents_out"], format_bytes(part["bytes_out"])))
-    rows.append(("all", "in", counters["documents_in"], format_bytes(counters["bytes_in"])))
-    rows.append(("", "out", counters["documents_out"], format_bytes(counters["bytes_out"])))
-    console.table("Curation", ["source", "what", "count", "text"], rows, left=2)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.console import console
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's file, or the name of one that comes with Loom.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="key=value ...", help="Dotted keys; values are YAML.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The run's folder; a run goes on where it stopped.")] = Path(
+        "run"
+    ),
+) -> dict[str, Any]:
+    """Pretrain, fine-tune or preference-tune from a recipe.
+
+    Example: loom train tiny data.tokens=tokens train.steps=1000 --out runs/tiny
+    """
+    import json
+
+    from loom.recipe import find, load
+    from loom.road.evaluation import recipe_evaluation
+    from loom.road.training import run_training
+    from loom.train.config import RunConfig
+
+    config = load(find(recipe), RunConfig, overrides or ())
+    last = run_training(config, out, evaluate=recipe_evaluation(config))
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    final = json.loads(lines[-1])
+    shown = {name: value for name, value in final.items() if isinstance(value, float | int)}
+    console.table(f"{out}", ["at the last step", "value"], [[name, value] for name, value in shown.items()])
+    console.say(f"checkpoint: {last}")
+    return {"out": str(out), "checkpoint": str(last), **shown}

@@ -1,0 +1,181 @@
+"""How the road's models are measured: on held-out functions, and on held-out text beside n-gram models."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loom import artifact
+from loom.artifact import Artifact, Input, write_json
+from loom.console import console
+from loom.train.callbacks import Evaluate
+from loom.train.config import RunConfig
+from loom.train.data import sources
+
+# Key in the table, task, metric of its results, whether more is better.
+FIGURES = (
+    ("rank_accuracy", "docs", "acc", True),
+    ("answer_bits_per_byte", "docs_answer", "bits_per_byte", False),
+    ("preference_accuracy", "docs_preference", "acc_norm", True),
+)
+FIGURE_COLUMNS = ["model", "rank accuracy", "answer bits per byte", "preference accuracy", "n"]
+IN_LOOP_ITEMS, IN_LOOP_DOCUMENTS = 200, 10  # of the rank task; of each source
+MODELS = ("base", "sft", "dpo")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A row of the before/after table."""
+
+    model: str
+    values: Mapping[str, float]
+    errors: Mapping[str, float]
+    n: int
+
+    def plain(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"model": self.model}
+        for key, *_ in FIGURES:
+            row[key], row[f"{key}_stderr"] = self.values[key], self.errors[key]
+        return row | {"n": self.n}
+
+    def cells(self) -> list[Any]:
+        shown = [f"{self.values[key]:.4f} ± {self.errors[key]:.4f}" for key, *_ in FIGURES]
+        return [self.model, *shown, self.n]
+
+
+def heldout_evaluation(tokens: Sequence[Path], length: int, questions: Path | None = None) -> Evaluate | None:
+    """The callback of the training loop: loss on held-out documents of `tokens`, and the rank task.
+
+    None where nothing was held out.
+    """
+    from loom.evals.inloop import InLoop
+    from loom.evals.text import token_documents
+    from loom.tasks import data, registry
+    from loom.tokens.tokenizer import Tokenizer
+
+    documents = [
+        document
+        for folder in tokens
+        if (folder / "heldout" / artifact.MANIFEST).exists()
+        for document in token_documents(folder / "heldout", IN_LOOP_DOCUMENTS)
+    ]
+    items = {}
+    if questions is not None:
+        task = registry.tasks(("docs",))[0]
+        items = {"docs": data.load(task, questions, limit=IN_LOOP_ITEMS).items}
+    if not documents and not items:
+        return None
+    return InLoop(Tokenizer.load(tokens[0]), items, documents, length)
+
+
+def recipe_evaluation(config: RunConfig) -> Evaluate | None:
+    """What `loom train` watches by itself: the held-out documents of the folders it pretrains on."""
+    if config.train.objective != "lm" or config.data.tokens is None:
+        return None
+    length = config.data.sequence_length
+    return heldout_evaluation([Path(item.path) for item in sources(config.data)], length) if length else None
+
+
+def evaluate_model(model: Path, questions: Path, out: Path) -> Artifact:
+    """The tasks over held-out functions, once: kind "evaluation"."""
+    from loom.evals.evaluate import EvalRecipe, evaluate
+    from loom.evals.subject import load_subject
+
+    if (done := _current(out, model)) is not None:
+        return done
+    return evaluate(load_subject(model), EvalRecipe(tasks=("docs",), data=questions), out)
+
+
+def measure_text(model: Path, tokens: Path, out: Path) -> Artifact:
+    """Held-out documents by source: bits per byte and loss, beside n-gram models of the training tokens.
+
+    results.json has `results` by source (see `loom.evals.perplexity.summary`), `all` pooled, and
+    `unigram_entropy` and `bigram_entropy` in nats a token over exactly the tokens of the pooled loss.
+    """
+    from loom.evals import perplexity
+    from loom.evals.ngram import baselines
+    from loom.evals.subject import load_subject
+    from loom.evals.text import token_documents
+
+    if (done := _current(out, model)) is not None:
+        return done
+    started = time.monotonic()
+    subject = load_subject(model)
+    documents = token_documents(tokens / "heldout")
+    with console.progress("held-out text") as progress:
+        scores = perplexity.score_documents(
+            subject.model, documents, subject.tokenizer.eos_id, subject.max_length, progress=progress
+        )
+    by_source = perplexity.by(scores, "source")
+    results = {name: perplexity.summary(group) for name, group in sorted(by_source.items())}
+    body = {"results": results | {"all": perplexity.summary(scores)}, **baselines(tokens)}
+    write_json(out / "results.json", body)
+    held = artifact.load(tokens / "heldout", "tokens")
+    return artifact.commit(
+        out,
+        "evaluation",
+        recipe={"text": "heldout"},
+        inputs=[Input(artifact.relative(subject.path, out), subject.digest), artifact.refer(held, out)],
+        outputs=artifact.describe(out, ["results.json"]),
+        counters={},
+        started=started,
+    )
+
+
+def _current(out: Path, model: Path) -> Artifact | None:
+    """The evaluation in `out` if it is of `model` as it is now."""
+    from loom.evals.subject import digest
+
+    if not (out / artifact.MANIFEST).exists():
+        return None
+    done = artifact.load(out, "evaluation")
+    if digest(model) not in [item.digest for item in done.inputs]:
+        return None
+    done.verify()
+    return done
+
+
+def read_figures(folder: Path, models: Sequence[str] = MODELS) -> list[Figures]:
+    """Rows of the before/after table from `folder`/<model>/results.json."""
+    rows = []
+    for name in models:
+        results = json.loads((folder / name / "results.json").read_bytes())["results"]
+        values = {key: results[task][metric] for key, task, metric, _ in FIGURES}
+        errors = {key: results[task][f"{metric}_stderr"] for key, task, metric, _ in FIGURES}
+        rows.append(Figures(name, values, errors, results["docs"]["n"]))
+    return rows
+
+
+def paired_change(folder: Path, key: str, model: str, against: str) -> tuple[float, float]:
+    """(`model` minus `against`, its standard error) of a figure, over the same items.
+
+    Bits per byte are a ratio of sums over the same bytes, so their difference is the mean of the items'
+    differences in bits over the mean bytes of an answer (delta method with fixed denominators).
+    """
+    _, task, metric, _ = next(figure for figure in FIGURES if figure[0] == key)
+    mine, theirs = _lines(folder / model / f"{task}.jsonl"), _lines(folder / against / f"{task}.jsonl")
+    if metric == "bits_per_byte":
+        bits = [
+            (theirs[i]["loglikelihoods"][0] - mine[i]["loglikelihoods"][0]) / math.log(2)
+            for i in sorted(mine)
+        ]
+        # An item's bits over its bits per byte are its bytes.
+        sizes = [-mine[i]["loglikelihoods"][0] / math.log(2) / mine[i]["values"]["bpb"] for i in sorted(mine)]
+        differences = np.array(bits) / np.mean(sizes)
+    else:
+        differences = np.array(
+            [mine[i]["values"][metric] - theirs[i]["values"][metric] for i in sorted(mine)]
+        )
+    return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
+def _lines(path: Path) -> dict[int, dict[str, Any]]:
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return {row["doc_id"]: row for row in rows if row["values"]}

@@ -1,0 +1,106 @@
+"""A training recipe on this machine's console: document tables, progress line, resolved recipe.
+
+`loom.train` itself needs torch and numpy only; what it must not import is brought to it from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loom.artifact import MANIFEST, atomic_write, load
+from loom.console import Progress, console
+from loom.errors import LoomError
+from loom.recipe import dump_yaml
+from loom.train.callbacks import Callback, Evaluate, Record, RunInfo
+from loom.train.config import RunConfig
+from loom.train.documents import DocumentTable
+from loom.train.loop import train
+
+
+def run_training(
+    config: RunConfig,
+    out: Path,
+    *,
+    evaluate: Evaluate | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    name: str = "train",
+) -> Path:
+    """Train `config` into the run folder `out`, going on where it stopped; the last checkpoint's folder.
+
+    Raises `LoomError` where `out` holds a finished run of another recipe.
+    """
+    resolved = dump_yaml(config)
+    written = out / "recipe.yaml"
+    if (out / MANIFEST).exists():
+        load(out, "run").verify()
+        if written.is_file() and written.read_text(encoding="utf-8") != resolved:
+            raise LoomError(
+                f"{out} holds a finished run of another recipe ({written}). Choose another --out, or remove it."
+            )
+    else:
+        with atomic_write(written) as stream:
+            stream.write(resolved.encode())
+    documents = None
+    if config.train.objective != "lm":
+        folder = config.data.sft if config.train.objective == "sft" else config.data.pairs
+        if folder is None:
+            key = "data.sft" if config.train.objective == "sft" else "data.pairs"
+            raise LoomError(f"{key} is missing: name a folder of `loom prepare {config.train.objective}`.")
+        documents = read_document_table(Path(folder))
+    with console.progress(name, total=config.train.steps) as progress:
+        return train(
+            config, out, documents=documents, callbacks=(_Line(progress), *callbacks), evaluate=evaluate
+        )
+
+
+def read_document_table(folder: Path) -> DocumentTable:
+    """The documents of a prepared folder, all shards together, as arrays."""
+    tokens = load(folder, "tokens").facts["tokens"]
+    tables, shards = [], []
+    for number, shard in enumerate(tokens["shards"]):
+        path = folder / shard["path"].replace(".npy", ".docs.parquet")
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise LoomError(f"{path} cannot be read ({error}): prepare the folder again.") from None
+        tables.append(table)
+        shards.append(np.full(len(table), number, np.int64))
+    table = pa.concat_tables(tables)
+    sided = "pair" in table.column_names and any(side for side in table["side"].to_pylist())
+    return DocumentTable(
+        shard=np.concatenate(shards),
+        start=table["start"].to_numpy().astype(np.int64),
+        end=table["end"].to_numpy().astype(np.int64),
+        pair=table["pair"].to_numpy().astype(np.int64) if sided else None,
+        rejected=np.array([side == "rejected" for side in table["side"].to_pylist()]) if sided else None,
+    )
+
+
+class _Line(Callback):
+    """The live line: step, loss, learning rate, tokens a second, the last evaluation."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.evaluated = progress, ""
+
+    def on_start(self, run: RunInfo) -> None:
+        for note in run.notes:
+            console.say(f"{run.out.name}: {note}")
+        self.progress.update(run.first_step - 1)
+
+    def on_step(self, record: Record) -> None:
+        parts = [f"loss {record['loss']:.3f}", f"lr {record['lr']:.2g}"]
+        if "accuracy" in record:
+            parts.append(f"accuracy {record['accuracy']:.2f}")
+        parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+        if self.evaluated:
+            parts.append(self.evaluated)
+        self.progress.update(float(record["step"]), "  ".join(parts))
+
+    def on_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.evaluated = "  ".join(f"{name} {value:.3f}" for name, value in list(metrics.items())[:2])
+        self.progress.update(step, self.progress.note)
