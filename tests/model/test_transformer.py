@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from loom.errors import LoomError
-from loom.model.attention import KVCache
+from loom.model.attention import KVCache, attend, document_mask
 from loom.model.config import ModelConfig
 from loom.model.huggingface import (
     config_from_huggingface,
@@ -123,3 +125,24 @@ def test_rows_follow_the_vocabulary_unless_the_preset_fixes_them() -> None:
         resolve(ModelRecipe(preset="olmo-1B"))
     with pytest.raises(LoomError, match=r"model\.mlp_width"):
         resolve(ModelRecipe(d_model=64, n_layers=1, n_heads=1, vocab_size=8, context_length=8))
+
+
+@pytest.mark.parametrize("length", [5, 128, 200, 300])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_for_training_is_torchs(length: int, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    q, k, v, slope = (torch.randn(2, length, 3, 16, generator=generator).transpose(1, 2) for _ in range(4))
+    mask = None
+    if masked:
+        mask = document_mask(
+            torch.randint(-1, 3, (2, length), generator=generator).sort(descending=True).values
+        )
+    results = []
+    for function in (
+        partial(attend, training=True),
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m, is_causal=m is None),
+    ):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = function(*leaves, mask)
+        results.append((out, *torch.autograd.grad(out, leaves, slope)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)

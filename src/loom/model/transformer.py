@@ -86,7 +86,7 @@ class Attention(nn.Module):
         v = v.view(heads).transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        mixed: Tensor = self.out(attend(q, k, v, mask).transpose(1, 2).reshape(x.shape))
+        mixed: Tensor = self.out(attend(q, k, v, mask, self.training).transpose(1, 2).reshape(x.shape))
         return mixed
 
 

@@ -14,13 +14,25 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 IGNORE = -100
-CHUNK_BYTES = 1 << 26
 
 
 def chunk_tokens(vocabulary: int, tokens: int, device: torch.device) -> int:
-    """Tokens whose float32 logits take about 64 MiB (CPU) or 1 GiB: products stay large, memory small."""
-    size = CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES << 4
-    return max(64, min(tokens, 1 << ((size // (4 * vocabulary)).bit_length() - 1)))
+    """Tokens whose logits are held at a time: 2^26 values on a CPU, 2^29 on a GPU, so products stay large."""
+    values = 1 << (26 if device.type == "cpu" else 29)
+    return max(64, min(tokens, 1 << ((values // vocabulary).bit_length() - 1)))
+
+
+def _slopes(logits: Tensor, labels: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(sum of w cross-entropy, sum of w log²Z, d of w (cross-entropy + z_loss log²Z) by the logits)."""
+    scores = torch.log_softmax(logits, -1, dtype=torch.float32)
+    chosen = scores.gather(1, labels)
+    total = -(chosen[:, 0] * weights).sum()
+    normaliser = logits.gather(1, labels)[:, 0].float() - chosen[:, 0]
+    slope = scores.exp_()
+    if z_loss:
+        slope.mul_((1 + 2 * z_loss * normaliser)[:, None])
+    slope.scatter_add_(1, labels, torch.full_like(chosen, -1)).mul_(weights[:, None])
+    return total, (normaliser.square() * weights).sum(), slope
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -34,26 +46,25 @@ class _WeightedLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         z_total = torch.zeros_like(total)
         size = chunk_tokens(matrix.shape[0], hidden.shape[0], hidden.device)
+        # On a CPU the softmax goes through the chunk in pieces that stay in cache; logits become slopes in place.
+        piece = max(1, (1 << 20) // matrix.shape[0]) if hidden.device.type == "cpu" else size
         for first in range(0, hidden.shape[0], size):
             part = slice(first, first + size)
             x, y, w = hidden[part], labels[part, None].clamp(min=0), weights[part]
             logits = F.linear(x, product)
-            scores = logits.float()
-            normaliser = scores.logsumexp(-1)
-            total += ((normaliser - scores.gather(1, y)[:, 0]) * w).sum()
-            z_total += (normaliser.square() * w).sum()
+            for begin in range(0, x.shape[0], piece):
+                rows = slice(begin, begin + piece)
+                loss, z, slope = _slopes(logits[rows], y[rows], w[rows], z_loss)
+                total += loss
+                z_total += z
+                logits[rows] = slope
             if d_hidden is None or d_matrix is None:
                 continue
-            slope = scores.sub_(normaliser[:, None]).exp_()
-            if z_loss:
-                slope.mul_((1 + 2 * z_loss * normaliser)[:, None])
-            slope.scatter_add_(1, y, torch.full_like(y, -1, dtype=slope.dtype)).mul_(w[:, None])
-            slope = slope.to(hidden.dtype)
-            d_hidden[part] = slope @ product
+            torch.mm(logits, product, out=d_hidden[part])
             if hidden.dtype == torch.float32:
-                d_matrix.addmm_(slope.t(), x)
+                d_matrix.addmm_(logits.t(), x)
             else:
-                d_matrix += slope.t() @ x
+                d_matrix += logits.t() @ x
         ctx.gradients = (d_hidden, d_matrix, matrix.dtype)
         ctx.mark_non_differentiable(z_total)
         return total + z_loss * z_total, z_total
