@@ -50,6 +50,8 @@ VERBS: dict[str, Verb] = {
     "import": Verb("loom.cli.import_model", "a Hugging Face folder -> a checkpoint", "Model"),
     **_verbs(
         "The thread",
+        index="token shards -> an index to look up any phrase in",
+        trace="the documents an answer echoes, and the steps that read them",
         lineage="what an artifact was made from, back to the raw files",
         inspect="the documents in one training step",
         list="taggers, tasks, presets, recipes there are",

@@ -7,6 +7,7 @@ Trillion Tokens", section 3 for the infinity-gram model.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from loom.tokens.tokenizer import TOKENIZER_FILE, Tokenizer
 from loom.trace import kernels
 from loom.trace.layout import TYPES, Document, IndexShard, separator, shards_of
 from loom.trace.suffixes import LOOKAHEAD
+
+LOOKED_AT = 1000  # occurrences of a phrase among which its documents are chosen
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,15 @@ class Index:
         length = self.longest_suffix(context)
         return self.next_tokens(context[len(context) - length :])
 
+    @cached_property
+    def _surprises(self) -> dict[int, float]:
+        total = self.tokens
+        return {token: -math.log(count / total) for token, count in self.next_tokens([]).counts.items()}
+
+    def surprise(self, token: int) -> float:
+        """-ln of a token's share of all tokens; for one that never occurs, as if it did a little."""
+        return self._surprises.get(token, math.log(self.tokens + 1))
+
     def places(self, hits: Hits, limit: int | None = None) -> list[tuple[IndexShard, NDArray[np.int64]]]:
         """Token offsets of hits by shard; with `limit`, that many of them, evenly spaced in the order."""
         chosen = np.arange(hits.count)
@@ -182,6 +194,26 @@ class Index:
             for place in where.tolist():
                 document = shard.document(shard.document_at(place))
                 yield document, place - document.first
+
+    def documents_of(self, hits: Hits, limit: int) -> list[tuple[Document, int]]:
+        """At most `limit` documents that hold a query, each with the offset of its first hit in it.
+
+        Up to `LOOKED_AT` occurrences are looked at, evenly spaced; documents are drawn evenly from theirs.
+        """
+        first: dict[tuple[int, int], int] = {}
+        found_at = self.places(hits, LOOKED_AT)
+        for part, (shard, where) in enumerate(found_at):
+            numbers = np.searchsorted(shard.starts, where.astype(np.uint64), side="right") - 1
+            for number, place in zip(numbers.tolist(), where.tolist(), strict=True):
+                first[part, number] = min(place, first.get((part, number), place))
+        chosen = sorted(first.items())
+        if len(chosen) > limit:
+            chosen = [chosen[at * len(chosen) // limit] for at in range(limit)]
+        found = []
+        for (part, number), place in chosen:
+            document = found_at[part][0].document(number)
+            found.append((document, place - document.first))
+        return found
 
     def read(self, document: Document, first: int = 0, last: int | None = None) -> NDArray[Any]:
         """Ids [first, last) of a document."""

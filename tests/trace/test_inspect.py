@@ -1,0 +1,152 @@
+"""`inspect` tells what the model was really fed, and `steps` is its inverse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loom.chat.mixture import Share
+from loom.chat.prepare import Prepare, prepare
+from loom.corpus.documents import find_files, read
+from loom.engine import LocalEngine
+from loom.errors import LoomError
+from loom.road.training import run_training
+from loom.tokens.tokenizer import Tokenizer
+from loom.trace.inspect import inspect_step
+from loom.trace.reading import open_reading
+from loom.train.config import DataConfig
+from tests.small import make_tokenizer
+from tests.trace.runs import LENGTH, lm, make_tokens, recipe, watched
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def texts(corpus: Path) -> dict[str, str]:
+    found = {}
+    for path in find_files([corpus]):
+        for batch in read(path):
+            found |= dict(zip(batch.ids, batch.texts(), strict=True))
+    return found
+
+
+def test_the_ids_of_a_step_are_those_the_model_was_fed(tmp_path: Path, tokenizer: Path) -> None:
+    tokens = make_tokens(tmp_path, tokenizer=tokenizer)
+    with watched() as fed:
+        run_training(lm(tokens, steps=4, stage=True), tmp_path / "run")
+    told = [
+        row["tokens"] for step in range(1, 5) for row in inspect_step(tmp_path / "run", step)["instances"]
+    ]
+    assert len(told) == 8 + 8 + 16 + 16
+    assert told == fed
+
+
+def test_each_document_is_where_it_is_said_to_be(tmp_path: Path, tokenizer: Path) -> None:
+    tokens = make_tokens(tmp_path, tokenizer=tokenizer)
+    run_training(lm(tokens), tmp_path / "run")
+    known, encoder = texts(tmp_path / "corpus"), Tokenizer.load(tokenizer)
+    for instance in inspect_step(tmp_path / "run", 2, text=True)["instances"]:
+        at = 0
+        for document in instance["documents"]:
+            assert document["start"] == at, "documents lie back to back"
+            at = document["end"]
+            ids = [*encoder.encode(known[document["id"]].strip()).tolist(), encoder.eos_id]
+            first = document["document_start"]
+            assert instance["tokens"][document["start"] : at] == ids[first : first + at - document["start"]]
+            assert document["document_tokens"] == len(ids)
+            path, _, row = document["origin"].rpartition(":")
+            line = (tmp_path / "corpus" / "documents" / path).read_text().splitlines()[int(row) - 1]
+            assert json.loads(line)["id"] == document["id"]
+        assert at == LENGTH
+
+
+def test_a_mixture_over_more_than_an_epoch_and_its_inverse(tmp_path: Path, tokenizer: Path) -> None:
+    first = make_tokens(tmp_path / "b", tokenizer=tokenizer)
+    second = make_tokens(tmp_path / "a", shard_tokens=7_000, tokenizer=tokenizer)
+    config = lm(first, second, steps=60, weights=(0.1, 0.9), stage=True, batch=40)
+    with watched() as fed:
+        run_training(config, tmp_path / "run")
+    reading = open_reading(tmp_path / "run")
+    told, read_at = [], {}
+    for step in range(1, 61):
+        for instance in reading.instances(step):
+            told.append(reading.tokens(instance).tolist())
+            (piece,) = instance.pieces
+            read_at.setdefault((piece.source, piece.shard, piece.start), []).append(step)
+    assert told == fed
+    assert max(map(len, read_at.values())) > 1, "some windows were read in two epochs"
+    for (source, shard, start), steps in read_at.items():
+        assert reading.steps(source, shard, start + 5, start + 6) == sorted(set(steps))
+    assert reading.folders[0].path.resolve() == first.resolve()
+
+
+def test_ranks_share_a_step_without_overlap(tmp_path: Path, tokenizer: Path) -> None:
+    tokens = make_tokens(tmp_path, tokenizer=tokenizer)
+    run_training(lm(tokens), tmp_path / "run")
+    whole = [row["place"] for row in inspect_step(tmp_path / "run", 1)["instances"]]
+    parts = [
+        [row["place"] for row in inspect_step(tmp_path / "run", 1, rank=rank, ranks=2)["instances"]]
+        for rank in (0, 1)
+    ]
+    assert parts == [whole[0::2], whole[1::2]]
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_tuning_too(tmp_path: Path, tokenizer: Path, objective: str) -> None:
+    rows = []
+    for number in range(60):
+        asked = {"role": "user", "content": f"What is {number} and {number}?"}
+        said = [
+            {"role": "assistant", "content": f"It is {number * k}, I say." * (1 + number % 3)} for k in (2, 3)
+        ]
+        if objective == "sft":
+            rows.append({"id": f"c{number}", "messages": [asked, said[0]]})
+        else:
+            rows.append({"id": f"c{number}", "chosen": [asked, said[0]], "rejected": [asked, said[1]]})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokens = make_tokens(tmp_path, tokenizer=tokenizer)
+    run_training(lm(tokens), tmp_path / "base")
+    shares = (Share(str(tmp_path / "rows.jsonl")),)
+    prepare(Prepare(objective, shares, tokenizer, max_length=LENGTH), tmp_path / "data", LocalEngine(1))  # type: ignore[arg-type]
+    key = "sft" if objective == "sft" else "pairs"
+    data = DataConfig(**{key: str(tmp_path / "data")}, sequence_length=LENGTH)
+    config = recipe(
+        data, objective=objective, init=str(tmp_path / "base"), batch_pairs=4, batch_tokens=2 * LENGTH
+    )
+    config = type(config)(**{**vars(config), "model": type(config.model)()})
+    with watched() as fed:
+        run_training(config, tmp_path / "run")
+    told = [row for step in (1, 2) for row in inspect_step(tmp_path / "run", step)["instances"]]
+    assert all(row["documents"] for row in told)
+    if objective == "sft":
+        assert [row["tokens"] for row in told] == fed
+    else:
+        assert len(told) == 8
+        sides = [[document["side"] for document in row["documents"]] for row in told]
+        assert sides == [["chosen", "rejected"]] * 8
+        joined = [" ".join(map(str, row)) for row in fed]
+        for row in told:
+            for document in row["documents"]:
+                part = " ".join(map(str, row["tokens"][document["start"] : document["end"]]))
+                assert any(part in line for line in joined)
+
+
+def test_what_cannot_be_said_is_said_so(tmp_path: Path, tokenizer: Path) -> None:
+    tokens = make_tokens(tmp_path, tokenizer=tokenizer)
+    with pytest.raises(LoomError, match="no finished checkpoint"):
+        inspect_step(tmp_path, 1)
+    run_training(lm(tokens), tmp_path / "run")
+    with pytest.raises(LoomError, match="steps 1 to 2"):
+        inspect_step(tmp_path / "run", 3)
+    with pytest.raises(LoomError, match="no rank 2"):
+        inspect_step(tmp_path / "run", 1, rank=2, ranks=2)
+    tokens.rename(tmp_path / "away")
+    with pytest.raises(LoomError, match="no longer there"):
+        inspect_step(tmp_path / "run", 1)
+    make_tokens(tmp_path, shard_tokens=9_000, tokenizer=tokenizer)
+    with pytest.raises(LoomError, match="changed since"):
+        inspect_step(tmp_path / "run", 1)
