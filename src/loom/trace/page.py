@@ -34,7 +34,7 @@ def write_step_page(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def pieces(text: str, spans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The text cut at every span's ends: [{"text", "span" or None, "shade"}]; where two overlap, the later."""
+    """The text cut at every span's ends: [{"text", "span" or None, "shade"}]; of two, the later."""
     edges = sorted({0, len(text), *(span["start"] for span in spans), *(span["end"] for span in spans)})
     out = []
     for start, end in pairwise(edges):
