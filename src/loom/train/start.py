@@ -144,7 +144,8 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
     train = config.train
     if train.threads is not None:
         torch.set_num_threads(train.threads)
-    resumed, damaged = newest_good(out)
+    # One rank reads and digests the files; the others take its word.
+    resumed, damaged = world.gather(newest_good(out) if world.first else None)[0]
     if resumed is None and checkpoints(out):
         raise LoomError(
             f"No checkpoint of {out} is whole: {damaged[0]} Remove {out / 'checkpoints'} to begin anew."
