@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
         "Model",
         train="pretrain, SFT or DPO from a recipe; goes on where it stopped",
         eval="evaluate a model: tasks, bits per byte of text",
+        compare="two evaluations, paired by document",
         export="a checkpoint -> a Hugging Face folder",
         generate="continue a text",
         chat="talk to a model in the terminal",

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.console import console
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    a: Annotated[Path, typer.Argument(help="The --out of one evaluation.")],
+    b: Annotated[Path, typer.Argument(help="The --out of another, on the same rows.")],
+    metrics: Annotated[str, typer.Option(help="Metrics between commas; default: each task's headline.")] = "",
+) -> dict[str, Any]:
+    """Compare two evaluations document by document: B minus A, with McNemar's test and a paired bootstrap.
+
+    Example: loom compare runs/quickstart/eval/base runs/quickstart/eval/sft
+    """
+    from loom.evals.compare import compare, plain
+
+    found = compare(a, b, tuple(filter(None, metrics.split(","))))
+    console.table(
+        f"B minus A: {b} minus {a}",
+        ["task", "metric", "n", "A", "B", "B - A", "95 % from", "to", "only A", "only B", "p", "detectable"],
+        [
+            [
+                item.task,
+                item.metric,
+                item.n,
+                *(round(value, 4) for value in (item.a, item.b, item.difference, item.low, item.high)),
+                item.only_a,
+                item.only_b,
+                item.p,
+                round(item.detectable, 4),
+            ]
+            for item in found
+        ],
+        left=2,
+    )
+    console.say("detectable: the difference that this many documents show in four cases of five.")
+    return {"comparisons": plain(found)}

@@ -1,0 +1,75 @@
+"""The paired tests against what they are defined as."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loom.errors import LoomError
+from loom.evals.compare import compare, difference, mcnemar
+from tests.evals.conftest import rng
+
+
+@given(st.integers(0, 12), st.integers(0, 12))
+def test_mcnemar_is_the_binomial_test(only_a: int, only_b: int) -> None:
+    n, k = only_a + only_b, min(only_a, only_b)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    assert mcnemar(only_a, only_b) == pytest.approx(min(1.0, 2 * tail))
+    assert mcnemar(only_a, only_b) == mcnemar(only_b, only_a)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    draw = rng(5)
+    covered = 0
+    for trial in range(200):
+        x = (draw.random(150) < 0.5).astype(float)
+        y = np.where(draw.random(150) < 0.2, (draw.random(150) < 0.75).astype(float), x)
+        found = difference("t", "acc", x, y, seed=trial, draws=500)
+        covered += found.low <= 0.05 <= found.high  # true difference 0.2 * (0.75 - 0.5)
+    assert 180 <= covered <= 199
+
+
+def test_a_difference_of_the_detectable_size_is_found_in_four_cases_of_five() -> None:
+    draw = rng(6)
+    first = difference("t", "v", np.zeros(400), draw.normal(0, 1, 400))
+    shift = first.detectable
+    found = [
+        difference("t", "v", np.zeros(400), draw.normal(shift, 1, 400), draws=500).clear for _ in range(100)
+    ]
+    assert 68 <= sum(found) <= 92
+
+
+def write(folder: Path, values: list[float], digest: str = "d") -> Path:
+    folder.mkdir()
+    lines = [{"doc_id": i, "gold": 0, "values": {"acc": v}} for i, v in enumerate(values)]
+    (folder / "quiz.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task: dict[str, Any] = {"headline": "acc", "files": [{"digest": digest}]}
+    (folder / "results.json").write_text(json.dumps({"results": {}, "tasks": {"quiz": task}}))
+    return folder
+
+
+def test_folders_are_paired_by_document(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", [1, 0, 0, 1, 0])
+    b = write(tmp_path / "b", [1, 1, 1, 0, 0])
+    (found,) = compare(a, b)
+    assert (found.only_a, found.only_b, found.n) == (1, 2, 5)
+    assert found.difference == pytest.approx(0.2)
+    assert found.p == pytest.approx(1.0)
+
+
+def test_other_rows_or_no_evaluation_are_refused(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", [1, 0])
+    b = write(tmp_path / "b", [1, 0], digest="other")
+    with pytest.raises(LoomError, match="different rows"):
+        compare(a, b)
+    with pytest.raises(LoomError, match="not an evaluation"):
+        compare(a, tmp_path)
+    with pytest.raises(LoomError, match="no metric 'bpb'"):
+        compare(a, write(tmp_path / "c", [1, 0]), ["bpb"])
