@@ -136,7 +136,7 @@ def check_row(row: Any) -> str | None:
 
 
 def find_files(patterns: Iterable[str | Path]) -> list[Path]:
-    """The files that globs match, each once, sorted by path. A pattern that matches nothing is an error.
+    """The files that globs match, each once: pattern by pattern, sorted within one. No match is an error.
 
     A folder stands for every document file below it.
     """
@@ -155,7 +155,7 @@ def find_files(patterns: Iterable[str | Path]) -> list[Path]:
         found.update(dict.fromkeys(matches))
     if not found:
         raise LoomError("No documents were named: give at least one file, folder or glob.")
-    return [Path(name) for name in sorted(found)]
+    return [Path(name) for name in found]
 
 
 def _near_file(pattern: str) -> str:

@@ -45,6 +45,15 @@ def documents(data, offsets):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def ranges(data, where):  # type: ignore[no-untyped-def]
+    """Fingerprints of byte ranges int64[m, 2], uint64[m, 2]."""
+    out = np.empty((where.shape[0], 2), np.uint64)
+    for k in range(where.shape[0]):
+        out[k, 0], out[k, 1] = fingerprint(data, where[k, 0], where[k, 1])
+    return out
+
+
+@njit(nogil=True, cache=True)
 def paragraphs(data, offsets, unit, fewest_words):  # type: ignore[no-untyped-def]
     """Lines (unit LINE) or blocks between empty lines (unit BLOCK) of at least `fewest_words` words.
 

@@ -1,0 +1,317 @@
+"""Dolma's deduper: documents by a key or paragraphs, through a Bloom filter of its size.
+
+Fingerprints are taken file by file by any number of workers; the filter then consumes them in the order of
+the input, so the survivor never depends on scheduling (Dolma's does).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from loom.artifact import Artifact, Input, Output, atomic_write, commit, discard, finished
+from loom.corpus import documents
+from loom.corpus.dedupe import exact
+from loom.corpus.documents import Batch, as_rows, find_files, read_lines, write_lines
+from loom.corpus.dolma import config
+from loom.corpus.dolma.jsonpath import compile_path
+from loom.corpus.dolma.mixing import identity
+from loom.corpus.words import count_words
+from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.errors import LoomError
+from loom.recipe import to_plain
+
+MAGIC = b"LOOMBLM1"
+DOLMA_MAGIC = (0x81F0F117).to_bytes(4, "little")
+LARGEST = 8 << 30  # bytes of a filter that one process may hold
+WORK = "work"
+FIRST, AGAIN, SKIPPED = 0, 1, 2
+
+
+def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = None) -> Artifact:
+    """Run a deduper configuration; attributes go beside the documents, as Dolma lays them.
+
+    Raises `LoomError` for a key that no document has, a filter that is not Loom's or is empty though
+    read-only, and a file outside a folder `documents`.
+    """
+    started = time.monotonic()
+    rules = chosen.dedupe
+    if rules.paragraphs is not None and rules.paragraphs.by_ngram and rules.paragraphs.by_ngram.ngram_length:
+        raise LoomError(
+            "dedupe.paragraphs.by_ngram is not to be had; near-duplicates are `loom dedupe minhash`."
+        )
+    if (rules.num_partitions or 1) > 1:
+        raise LoomError("dedupe.num_partitions: partitions are Loom's own affair; run the file without it.")
+    engine = engine or LocalEngine(chosen.processes)
+    files = find_files(chosen.documents)
+    root, places = _places(files, rules)
+    inputs = [Input(str(path.resolve()), identity(path)) for path in files]
+    plain = {"dedupe": to_plain(rules), "bloom_filter": to_plain(chosen.bloom_filter), "compat": compat}
+    if (before := finished(root, "attributes", plain, inputs)) is not None:
+        return before
+    discard(root)
+    settings = {"dedupe": to_plain(rules), "compat": compat}
+    tasks = [
+        Task((item,), (f"{WORK}/{index:06d}.prints", f"{WORK}/{index:06d}.ids"), {"path": str(path)})
+        for index, (item, path) in enumerate(zip(inputs, files, strict=True))
+    ]
+    printed = engine.run(
+        Operation("dolma fingerprints", 1, _print_task, settings, threads=True), tasks, root, "fingerprint"
+    )
+    if rules.documents is not None and not compat and not any(done.counters["keyed"] for done in printed):
+        raise LoomError(
+            f"No document has the key {rules.documents.key!r}, so nothing could ever be a duplicate."
+        )
+    judged = _consume(chosen, printed, root, engine)
+    done = _write(chosen, compat, files, places, printed, judged, root, engine)
+    artifact = commit(
+        root,
+        "attributes",
+        recipe=plain,
+        inputs=inputs,
+        outputs=[Output(o.path, o.bytes, o.rows, o.digest) for result in done for o in result.outputs],
+        counters=sum_counters([result.counters for result in done]),
+        started=started,
+    )
+    clear_receipts(root)
+    for path in (root / WORK).iterdir():
+        path.unlink()
+    (root / WORK).rmdir()
+    return artifact
+
+
+def _places(files: Sequence[Path], rules: config.Dedupe) -> tuple[Path, list[str]]:
+    """The attribute folder, and each file's name below it."""
+    folder = f"/{rules.document_dir or 'documents'}/"
+    roots, names = set(), []
+    for path in files:
+        head, found, tail = f"/{path}".rpartition(folder)
+        if not found:
+            raise LoomError(
+                f"{path} does not lie below a folder {folder.strip('/')!r}; set dedupe.document_dir."
+            )
+        roots.add(head)
+        names.append(tail)
+    if len(roots) > 1:
+        raise LoomError(
+            f"The documents lie below several roots ({', '.join(sorted(roots))}); dedupe one at a time."
+        )
+    head = roots.pop()[1:]
+    return Path(head) / "attributes" / rules.name, names
+
+
+def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
+    from loom.recipe import build
+
+    rules = build(settings["dedupe"], config.Dedupe, "dedupe")
+    compat = bool(settings["compat"])
+    prints, spans, skipped, keyed, rows = [], [], [], 0, 0
+    with write_lines(out / task.outputs[1]) as ids:
+        for batch in documents.read(Path(task.parameters["path"])):
+            if rules.documents is not None:
+                found, lengths, state = _document_prints(batch, rules, compat)
+                keyed += int((state == FIRST).sum())
+                prints.append(found)
+                spans.append(
+                    np.stack([rows + np.arange(len(batch)), np.zeros(len(batch), int), lengths], axis=1)
+                )
+                skipped.append(state)
+            else:
+                found, places = _paragraph_prints(batch, rules, compat)
+                places[:, 0] += rows
+                prints.append(found)
+                spans.append(places)
+                skipped.append(np.diff(batch.utf8()[1]) == 0)
+            ids.writelines(orjson.dumps(name) + b"\n" for name in batch.ids)
+            rows += len(batch)
+    exact.save(
+        out / task.outputs[0],
+        prints=np.concatenate([np.zeros((0, 2), np.uint64), *prints]),
+        spans=np.concatenate([np.zeros((0, 3), np.int64), *spans]).astype(np.int64),
+        skipped=np.concatenate([np.zeros(0, np.int8), *skipped]).astype(np.int8),
+    )
+    return Done({task.outputs[1]: rows}, {"documents": rows, "keyed": keyed})
+
+
+def _document_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[Any, Any, Any]:
+    from loom.corpus.kernels import fingerprints
+
+    assert rules.documents is not None
+    keys: list[str | None] = (
+        list(batch.texts())
+        if rules.documents.key == "$.text"
+        else [_key(row, rules.documents.key) for row in as_rows(batch)]
+    )
+    column = pa.chunked_array([pa.array([key or "" for key in keys], pa.large_string())])
+    prints = fingerprints.documents(*documents.utf8(column))
+    lengths = [len((key or "").encode()) if compat else len(key or "") for key in keys]
+    state = np.array([_state(key, rules, compat) for key in keys], np.int8)
+    return prints, np.array(lengths, np.int64), state
+
+
+def _key(row: dict[str, Any], path: str) -> str | None:
+    found = compile_path(path).find(row)
+    return found[0] if found and isinstance(found[0], str) else None
+
+
+def _state(key: str | None, rules: config.Dedupe, compat: bool) -> int:
+    """FIRST for a key to look at, SKIPPED for one that is left out (Dolma writes an empty list)."""
+    if key is None:
+        return SKIPPED
+    if rules.min_words:
+        few = count_words(key) < rules.min_words
+        return SKIPPED if few else (AGAIN if compat else FIRST)  # Dolma forgets to look at the others
+    if len(key.encode()) < (rules.min_length or 0) or (rules.skip_empty and not key.strip()):
+        return SKIPPED
+    return FIRST
+
+
+def _paragraph_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[Any, Any]:
+    from loom.corpus.kernels.bloom import dolma_lines
+    from loom.corpus.kernels.fingerprints import ranges
+
+    assert rules.paragraphs is not None
+    if rules.paragraphs.paragraph_separator not in (None, "\n"):
+        raise LoomError("dedupe.paragraphs.paragraph_separator: only the newline is to be had.")
+    data, offsets = batch.utf8()
+    spans, where = dolma_lines(data, offsets, bool(rules.skip_empty), rules.min_length or 0, compat)
+    if rules.min_words:
+        enough = [
+            count_words(data[low:high].tobytes().decode()) >= rules.min_words and not compat
+            for low, high in where.tolist()
+        ]
+        spans, where = spans[enough], where[enough]
+    return ranges(data, where), spans
+
+
+def _consume(
+    chosen: config.Deduper, printed: Sequence[Finished], root: Path, engine: Engine
+) -> list[Finished]:
+    bloom = chosen.bloom_filter
+    keyed = chosen.dedupe.documents is not None
+    held = Path(bloom.file)
+    inputs = [Input(item.path, item.digest) for done in printed for item in done.outputs]
+    if bloom.file and held.exists():
+        inputs.append(Input(str(held), identity(held)))
+    elif bloom.read_only:
+        raise LoomError(f"The Bloom filter {held} is read-only but not there, so nothing could ever match.")
+    tasks = [
+        Task(
+            tuple(inputs),
+            (f"{WORK}/duplicates", f"{WORK}/filter"),
+            {"prints": [done.task.outputs[0] for done in printed]},
+        )
+    ]
+    operation = Operation(
+        "dolma bloom", 1, _consume_task, {"bloom": to_plain(bloom), "documents": keyed}, threads=True
+    )
+    judged = engine.run(operation, tasks, root, "filter")
+    if bloom.file and not bloom.read_only:
+        with atomic_write(held) as stream, open(root / WORK / "filter", "rb") as source:
+            while chunk := source.read(1 << 20):
+                stream.write(chunk)
+    return judged
+
+
+def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
+    from loom.corpus.kernels.bloom import consume
+
+    bits, hashes = open_filter(settings["bloom"])
+    read_only = settings["bloom"]["read_only"]
+    tables = {}
+    count = 0
+    for index, name in enumerate(task.parameters["prints"]):
+        part = exact.load(out / name)
+        look = np.arange(part["prints"].shape[0])
+        if settings["documents"]:
+            look = look[part["skipped"] == FIRST]
+        found = look[consume(np.ascontiguousarray(part["prints"][look]), bits, hashes, read_only)]
+        count += found.size
+        tables[f"{index:08d}"] = found
+    exact.save(out / task.outputs[0], **tables)
+    with write_lines(out / task.outputs[1]) as stream:
+        stream.write(MAGIC + hashes.to_bytes(8, "little") + bits.tobytes())
+    return Done(counters={"duplicates": count})
+
+
+def open_filter(bloom: Mapping[str, Any]) -> tuple[Any, int]:
+    """A filter's bits and hash functions: read from its file, or empty and of Dolma's size."""
+    from loom.corpus.kernels.bloom import hashes_for, size_for
+
+    path = Path(bloom["file"])
+    if bloom["file"] and path.exists():
+        data = path.read_bytes()
+        if not data.startswith(MAGIC):
+            whose = "Dolma's own" if data.startswith(DOLMA_MAGIC) else "no Bloom filter of Loom's"
+            raise LoomError(f"{path} is {whose}, so it cannot be read. Name a new file; Loom builds it anew.")
+        bits = np.frombuffer(data[16:], np.uint64).copy()
+        if bloom["read_only"] and not bits.any():
+            raise LoomError(f"The Bloom filter {path} is empty, so nothing could ever match.")
+        return bits, int.from_bytes(data[8:16], "little")
+    entries = bloom["estimated_doc_count"] or 1
+    size = bloom["size_in_bytes"] or size_for(entries, bloom["desired_false_positive_rate"] or 1e-6)
+    if size > LARGEST:
+        raise LoomError(
+            f"A Bloom filter for {entries:,} entries takes {size / 1e9:,.0f} GB. Give the number of "
+            f"your own entries (estimated_doc_count), or use `loom curate`, which partitions its table."
+        )
+    hashes = hashes_for(size, entries) if bloom["estimated_doc_count"] else 8
+    return np.zeros(-(-size // 8), np.uint64), hashes
+
+
+def _write(
+    chosen: config.Deduper,
+    compat: str,
+    files: Sequence[Path],
+    places: Sequence[str],
+    printed: Sequence[Finished],
+    judged: Sequence[Finished],
+    root: Path,
+    engine: Engine,
+) -> list[Finished]:
+    rules = chosen.dedupe
+    name = (rules.documents or rules.paragraphs).attribute_name  # type: ignore[union-attr]
+    tasks = [
+        Task(
+            tuple(Input(item.path, item.digest) for result in (done, *judged) for item in result.outputs),
+            (place,),
+            {"index": index, "prints": done.task.outputs[0], "ids": done.task.outputs[1]},
+        )
+        for index, (place, done) in enumerate(zip(places, printed, strict=True))
+    ]
+    settings = {"attribute": name, "documents": rules.documents is not None}
+    return engine.run(
+        Operation("dolma duplicates", 1, _write_task, settings, threads=True), tasks, root, "write"
+    )
+
+
+def _write_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
+    part = exact.load(out / task.parameters["prints"])
+    found = exact.load(out / f"{WORK}/duplicates")[f"{task.parameters['index']:08d}"]
+    spans = part["spans"][found]
+    by_row: dict[int, list[list[int]]] = {}
+    for row, start, end in spans.tolist():
+        by_row.setdefault(row, []).append([start, end, 1])
+    skipped = part["skipped"].tolist()
+    name = settings["attribute"]
+    rows = 0
+    with write_lines(out / task.outputs[0], level=6 if task.outputs[0].endswith(".gz") else None) as stream:
+        for row, line in enumerate(read_lines(out / task.parameters["ids"])):
+            attributes: dict[str, Any] = {}
+            if row in by_row:
+                attributes[name] = by_row[row]
+            elif settings["documents"]:
+                if skipped[row] == SKIPPED:
+                    attributes[name] = []
+            elif not skipped[row]:
+                attributes[name] = []
+            stream.write(orjson.dumps({"attributes": attributes, "id": orjson.loads(line)}) + b"\n")
+            rows += 1
+    counts = {"documents": rows, "duplicates": int(found.size), "documents_with_duplicates": len(by_row)}
+    return Done({task.outputs[0]: rows}, counts)

@@ -1,0 +1,316 @@
+"""Dolma's mixer: documents joined with their attributes, filtered, spans replaced, packed into shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from loom.artifact import Artifact, Input, commit, digest_json, discard, finished
+from loom.corpus.documents import find_files, read_lines, write_lines
+from loom.corpus.dolma import config, names
+from loom.corpus.dolma.jq import JqError, compile_jq, truthy
+from loom.corpus.dolma.jsonpath import compile_path
+from loom.corpus.dolma.replace import Span, replace
+from loom.corpus.mix import Edit, apply, merge
+from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.errors import LoomError
+from loom.recipe import to_plain
+
+ATTRIBUTE_SUFFIXES = (".jsonl.gz", ".jsonl.zst", ".json.gz", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Input files that become one output file."""
+
+    output: str
+    inputs: tuple[Path, ...]
+
+
+def mix(mixer: config.Mixer, compat: str = "", engine: Engine | None = None) -> list[Artifact]:
+    """Run a mixer configuration; every stream's output folder becomes an artifact.
+
+    Raises `LoomError` before work starts for a stream without documents, attributes that are missing, an
+    expression that cannot be read and, unless `compat`, a name that nothing wrote.
+    """
+    engine = engine or LocalEngine(mixer.processes)
+    return [_mix_stream(stream, mixer.shuffle, compat, engine) for stream in mixer.streams]
+
+
+def _mix_stream(stream: config.Stream, pack: bool, compat: str, engine: Engine) -> Artifact:
+    started = time.monotonic()
+    files = find_files(stream.documents)
+    out = Path(stream.output.path)
+    stream_plain = to_plain(stream)
+    filters = _expressions(stream, compat)
+    pairs = {path: [attribute_file(path, name) for name in stream.attributes] for path in files}
+    if not compat:
+        wanted = [n for text, syntax in filters for n in names.read_by(text, syntax)]
+        names.check(wanted, [item for found in pairs.values() for item in found], files)
+    inputs = [
+        Input(str(path.resolve()), identity(path)) for path in dict.fromkeys(
+            item for doc, attributes in pairs.items() for item in (doc, *attributes)
+        )
+    ]  # fmt: skip
+    recipe = {"stream": stream_plain, "compat": compat, "shuffle": pack}
+    if (before := finished(out, "documents", recipe, inputs)) is not None:
+        return before
+    discard(out)
+    by_path = {item.path: item for item in inputs}
+    tasks = [
+        Task(
+            tuple(by_path[str(item.resolve())] for path in shard.inputs for item in (path, *pairs[path])),
+            (shard.output,),
+            {"inputs": [[str(path), [str(item) for item in pairs[path]]] for path in shard.inputs]},
+        )
+        for shard in shards(stream, files, pack)
+    ]
+    operation = Operation("dolma mix", 1, _mix_task, {"stream": stream_plain, "compat": compat}, _prepare)
+    done = engine.run(operation, tasks, out, f"mix {stream.name}")
+    artifact = commit(
+        out,
+        "documents",
+        recipe=recipe,
+        inputs=inputs,
+        outputs=[item for result in done for item in result.outputs],
+        counters=sum_counters([result.counters for result in done]),
+        started=started,
+    )
+    clear_receipts(out)
+    return artifact
+
+
+def identity(path: Path) -> str:
+    status = path.stat()
+    return digest_json([str(path.resolve()), status.st_size, status.st_mtime_ns])
+
+
+def _expressions(stream: config.Stream, compat: str) -> list[tuple[str, str]]:
+    """Every expression with its syntax, mended unless `compat`, compiled."""
+    found: list[tuple[str, str]] = []
+    chosen = stream.filter or config.Filter()
+    for text in (*chosen.include, *chosen.exclude):
+        found.append((text, chosen.syntax))
+    found += [(item.span, item.syntax) for item in stream.span_replacement]
+    out = []
+    for text, syntax in found:
+        mended = text if compat else names.mend(text)
+        if mended != text:
+            names.warn_mended(text, mended)
+        compile_jq(mended) if syntax == "jq" else compile_path(mended)
+        out.append((mended, syntax))
+    return out
+
+
+def attribute_file(document: Path, name: str) -> Path:
+    """The attribute file beside a document file; Loom's Parquet sidecars and other suffixes are found too."""
+    text = str(document)
+    if "/documents/" not in text:
+        raise LoomError(f"{document} does not lie below a folder `documents`, so its attributes are nowhere.")
+    path = Path(text.replace("/documents/", f"/attributes/{name}/"))
+    if path.is_file():
+        return path
+    stem = path.name
+    for suffix in ATTRIBUTE_SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    for suffix in ATTRIBUTE_SUFFIXES:
+        if (other := path.with_name(stem + suffix)).is_file():
+            return other
+    raise LoomError(
+        f"The attributes {name!r} of {document} are missing: there is no {path}. Run that tagger on it "
+        f"first, or take {name!r} out of `attributes`."
+    )
+
+
+def shards(stream: config.Stream, files: Sequence[Path], pack: bool) -> list[Shard]:
+    """Pack input files in their order by compressed size, as Dolma does; the last shard ends in .json.gz."""
+    if not pack:
+        return [Shard(f"documents/{path.name}", (path,)) for path in files]
+    groups: list[list[Path]] = [[]]
+    size = 0
+    for path in files:
+        size += path.stat().st_size
+        if size > stream.output.max_size_in_bytes and groups[-1]:
+            groups.append([])
+            size = path.stat().st_size
+        groups[-1].append(path)
+    last = len(groups) - 1
+    return [
+        Shard(f"{stream.name}-{index:04d}.{'json' if index == last else 'jsonl'}.gz", tuple(group))
+        for index, group in enumerate(groups)
+    ]
+
+
+class Mixing:
+    """A stream's compiled rules."""
+
+    def __init__(self, stream: config.Stream, compat: str) -> None:
+        self.stream, self.compat = stream, compat
+        self.keep = keeper(stream.filter, mended=not compat)
+        self.keep_as_dolma = keeper(stream.filter, mended=False)
+        self.spans = [(item, _selector(item.span, item.syntax)) for item in stream.span_replacement]
+
+    def edited(self, row: dict[str, Any]) -> tuple[str, bool]:
+        """The row's text after replacement, and whether Dolma's own rules would have left another."""
+        text: str = row["text"]
+        spans = list(self._spans_of(row))
+        if not spans:
+            return text, False
+        as_dolma = replace(text, spans)
+        if self.compat:
+            return as_dolma, False
+        edits = [
+            Edit(start, end, replacement.replace("{}", text[start:end]), "")
+            for start, end, replacement in spans
+        ]
+        mended = apply(text, merge(edits))
+        return mended, mended != as_dolma
+
+    def _spans_of(self, row: dict[str, Any]) -> Iterator[Span]:
+        for item, select in self.spans:
+            low = float("-inf") if item.min_score is None else item.min_score
+            high = float("inf") if item.max_score is None else item.max_score
+            for found in select(row):
+                for span in found if isinstance(found, list) else ():
+                    if low <= span[2] < high:
+                        yield span[0], span[1], _replacement(item, row)
+
+
+def _replacement(item: config.Replacement, row: dict[str, Any]) -> str:
+    if item.replacement[:1] not in ("$", "."):
+        return item.replacement
+    found = _selector(item.replacement, "jsonpath" if item.replacement[0] == "$" else "jq")(row)
+    return str(found[0]) if found and found[0] is not None else ""
+
+
+def _selector(text: str, syntax: str) -> Callable[[Any], list[Any]]:
+    return compile_jq(text) if syntax == "jq" else compile_path(text).find
+
+
+def keeper(chosen: config.Filter | None, mended: bool) -> Callable[[dict[str, Any]], bool]:
+    """Whether a row is kept: any include matches (or there is none) and no exclude does."""
+    if chosen is None:
+        return lambda row: True
+    fix = names.mend if mended else str
+    include = [_matcher(fix(text), chosen.syntax) for text in chosen.include]
+    exclude = [_matcher(fix(text), chosen.syntax) for text in chosen.exclude]
+
+    def keep(row: dict[str, Any]) -> bool:
+        return (not include or any(test(row) for test in include)) and not any(test(row) for test in exclude)
+
+    return keep
+
+
+def _matcher(text: str, syntax: str) -> Callable[[dict[str, Any]], bool]:
+    if syntax == "jsonpath":
+        find = compile_path(text).find
+        return lambda row: bool(find(row))
+    filter_ = compile_jq(text)
+
+    def matches(row: dict[str, Any]) -> bool:
+        try:
+            found = filter_(row)
+        except JqError as error:
+            raise LoomError(f"The jq filter {text!r} fails on document {row.get('id')!r}: {error}.") from None
+        return bool(found) and all(truthy(v) and v not in (0, "", [], {}) for v in found)
+
+    return matches
+
+
+def _prepare(settings: Mapping[str, Any]) -> Mixing:
+    from loom.recipe import build
+
+    return Mixing(build(settings["stream"], config.Stream, "stream"), settings["compat"])
+
+
+def _mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
+    counters = {"documents_in": 0, "filtered": 0, "too_short": 0, "documents_out": 0, "unlike_dolma": 0}
+    stream = mixing.stream
+    with write_lines(out / task.outputs[0]) as stream_out:
+        for document, attributes in task.parameters["inputs"]:
+            for number, row in enumerate(joined(Path(document), attributes, bool(mixing.compat)), 1):
+                counters["documents_in"] += 1
+                kept = mixing.keep(row)
+                if not mixing.compat and kept != mixing.keep_as_dolma(row):
+                    counters["unlike_dolma"] += 1
+                elif kept:
+                    pass
+                if not kept:
+                    counters["filtered"] += 1
+                    continue
+                row["text"], differs = mixing.edited(row)
+                counters["unlike_dolma"] += differs
+                for name in stream.output.discard_fields:
+                    row.pop(name, None)
+                if len(row["text"].strip().encode()) < (stream.output.min_text_length or 0):
+                    counters["too_short"] += 1
+                    continue
+                metadata = row.get("metadata")
+                row["metadata"] = metadata if isinstance(metadata, dict) else {}
+                row["metadata"]["provenance"] = f"{Path(document).name}:{number}"
+                stream_out.write(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n")
+                counters["documents_out"] += 1
+    return Done({task.outputs[0]: counters["documents_out"]}, counters)
+
+
+def joined(document: Path, attributes: Sequence[str], lenient: bool) -> Iterator[dict[str, Any]]:
+    """A file's rows with their attributes merged into one object.
+
+    Ids that differ are an error; missing attribute rows too, unless `lenient` (Dolma only warns).
+    """
+    readers = [_attribute_rows(Path(path)) for path in attributes]
+    for number, line in enumerate(read_lines(document), 1):
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise LoomError(f"{document}, row {number:,}, is not JSON ({error}).") from None
+        merged: dict[str, Any] = {}
+        for path, reader in zip(attributes, readers, strict=True):
+            found = next(reader, None)
+            if found is None:
+                if lenient:
+                    break
+                raise LoomError(
+                    f"{path} has fewer rows than {document}: none for row {number:,}. It was cut short; "
+                    f"run that tagger again."
+                )
+            identity_, values = found
+            if identity_ != row.get("id"):
+                raise LoomError(
+                    f"{path}, row {number:,}, is about {identity_!r}, but {document} has {row.get('id')!r}. "
+                    f"The attributes belong to other documents; run that tagger again."
+                )
+            merged.update(values)
+        existing = row.get("attributes")
+        if isinstance(existing, dict):
+            existing.update(merged)
+        elif merged or attributes:
+            row["attributes"] = merged
+        yield row
+
+
+def _attribute_rows(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    if path.name.endswith(".parquet"):
+        from loom.corpus import attributes
+
+        for ids, spans in attributes.read(path):
+            for row, identity_ in enumerate(ids):
+                yield (
+                    identity_,
+                    {
+                        key: [list(item) for item in found]
+                        for key, value in spans.items()
+                        if (found := value.of(row)) is not None
+                    },
+                )
+        return
+    for number, line in enumerate(read_lines(path), 1):
+        row = orjson.loads(line)
+        if not isinstance(row.get("attributes"), dict):
+            raise LoomError(f"{path}, row {number:,}, has no `attributes`.")
+        yield row.get("id"), row["attributes"]

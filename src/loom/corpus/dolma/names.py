@@ -1,0 +1,87 @@
+"""The attribute names that filters read: are they ever written?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import orjson
+
+from loom.console import console
+from loom.corpus.documents import read_lines
+from loom.errors import LoomError
+from loom.recipe import nearest
+
+MISSPELT = re.compile(r"(fraction_of_characters_in_most_common_[234]gram)(?!s)")
+FIRST_ROWS = 500
+
+
+def mend(text: str) -> str:
+    """A published expression with its known misspellings put right: `2gram` for `2grams`, `$@.` for `$.`."""
+    fixed = MISSPELT.sub(r"\1s", text)
+    return re.sub(r"^\s*\$@\.", "$.", fixed)
+
+
+def read_by(expression: str, syntax: str) -> list[str]:
+    """The attribute names an expression reads; none where it names none in a way that can be told."""
+    if syntax == "jq":
+        return re.findall(r"\.attributes\??\.([A-Za-z_]\w*)", expression)
+    direct = re.findall(r"\$@?\.attributes\.([A-Za-z_]\w*)", expression)
+    tested = re.search(r"\$@?\.attributes\[\?\((.*)\)\]", expression)
+    return direct + (re.findall(r"@\.([A-Za-z_]\w*)", tested.group(1)) if tested else [])
+
+
+@cache
+def tagger_keys(tagger: str) -> tuple[str, ...]:
+    """The keys a registered tagger can write, by running it on a text; none for a tagger unknown here."""
+    from loom.corpus import taggers
+    from loom.corpus.documents import make_batch
+
+    taggers.load_families()
+    if tagger not in taggers.REGISTRY:
+        return ()
+    text = "One line.\nanother two three four five six seven eight nine ten eleven twelve\n"
+    batch = make_batch([{"id": "x", "text": text}], [1])
+    return tuple(taggers.get(tagger)(taggers.Texts(batch)))
+
+
+def check(wanted: Iterable[str], attributes: Sequence[Path], documents: Sequence[Path]) -> None:
+    """Raise `LoomError` for a name that no attribute file holds and no known tagger could have written."""
+    missing = [name for name in dict.fromkeys(wanted) if not _known_tagger_writes(name)]
+    seen: set[str] = set()
+    for rows in (FIRST_ROWS, None):
+        for path in (*attributes, *documents):
+            if not missing:
+                return
+            seen |= _names_in(path, rows)
+            missing = [name for name in missing if name not in seen]
+    if missing:
+        near = nearest(missing[0], seen)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise LoomError(
+            f"The filter reads the attribute {missing[0]!r}, which nothing wrote, so it never matches.{hint} "
+            f"Name one that is there, add its folder to `attributes`, or run with --compat dolma-1.2."
+        )
+
+
+def _known_tagger_writes(name: str) -> bool:
+    _, _, rest = name.partition("__")
+    tagger, _, key = rest.partition("__")
+    return key in tagger_keys(tagger)
+
+
+def _names_in(path: Path, rows: int | None) -> set[str]:
+    names: set[str] = set()
+    for number, line in enumerate(read_lines(path)):
+        if rows is not None and number >= rows:
+            break
+        found = orjson.loads(line).get("attributes")
+        if isinstance(found, dict):
+            names |= found.keys()
+    return names
+
+
+def warn_mended(before: str, after: str) -> None:
+    console.warn(f"{before[:90]!r} was read as {after[:90]!r}: the published name is misspelt")
