@@ -24,6 +24,12 @@ SHAPES = {"tied": TIED, "untied": UNTIED, "olmo2": SECOND}
 Make = Callable[..., Path]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models this small are slower on several cores, and far slower when those are busy."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))

@@ -28,9 +28,10 @@ from loom.model.transformer import Block, Norm, rotation_angles
 from loom.recipe import to_plain
 from loom.release.card import write_card
 from loom.release.safetensors import INDEX, SHARD_BYTES, Entry, Folder, Written, file_names, plan, write
-from loom.release.source import Source, as_input, chat_template, open_source, type_name
+from loom.release.source import Source, as_input, open_source, type_name
 from loom.release.tokenizer_files import generation_config, special_tokens, tokenizer_config
 from loom.tokens.tokenizer import Tokenizer
+from loom.train.opening import chat_template
 
 DTYPES = {
     "float32": torch.float32,

@@ -139,31 +139,3 @@ def as_input(found: ModelFolder, at: Path) -> Input:
         return Input(relative(found.path, at), digest_json(json.loads(manifest.read_bytes())))
     files = sorted(p for p in found.path.iterdir() if p.suffix in (".safetensors", ".json") and p.is_file())
     return Input(relative(found.path, at), digest_json([[p.name, digest_file(p)] for p in files]))
-
-
-def chat_template(path: Path) -> str | None:
-    """The template of the conversations a model was tuned on, found by walking its manifests; else None.
-
-    A Hugging Face folder says it itself.
-    """
-    config = path / "tokenizer_config.json"
-    if config.is_file():
-        template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-        return template if isinstance(template, str) else None
-    seen: set[Path] = set()
-    layer = [path]
-    while layer:
-        following: list[Path] = []
-        for folder in layer:
-            manifest = folder / MANIFEST
-            if folder.resolve() in seen or not manifest.is_file():
-                continue
-            seen.add(folder.resolve())
-            body = json.loads(manifest.read_bytes())
-            if isinstance(body.get("chat"), dict) and isinstance(body["chat"].get("template"), str):
-                return str(body["chat"]["template"])
-            inputs = body.get("inputs")
-            if isinstance(inputs, list):
-                following += [folder / item["path"] for item in inputs]
-        layer = following
-    return None

@@ -85,6 +85,7 @@ class _Running:
     tokens: list[int]  # the prompt and all that was decoded
     prompt: int
     deadline: float
+    first: bool = True
 
     @property
     def waiting(self) -> list[int]:
@@ -99,6 +100,7 @@ class Statistics:
     requests: int = 0
     finished: int = 0
     cancelled: int = 0
+    failed: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
     steps: int = 0
@@ -201,9 +203,8 @@ class Engine:
         try:
             work()
         except Exception as error:
-            for running in self._running:
-                self._send(running, Event("", (), "error", f"{type(error).__name__}: {error}"))
-            self._running.clear()
+            for running in list(self._running):
+                self._fail(running, error)
 
     def _admit(self) -> bool:
         """Drop what was cancelled or is late, let arrivals in, wait if nothing is to do. False: over."""
@@ -260,8 +261,7 @@ class Engine:
                 piece = waiting[:PREFILL]
                 logits = self.decoder.forward([(running.cache, piece)])
                 if len(piece) == len(waiting):
-                    self._take(running, [], logits)
-                    self.statistics.first_token_seconds += time.monotonic() - running.ticket.arrived
+                    self._take_guarded(running, [], logits)
                 return
 
     def _step(self) -> None:
@@ -275,7 +275,7 @@ class Engine:
         self.statistics.steps += 1
         start = 0
         for running, tried in zip(ready, tries, strict=True):
-            self._take(running, tried, logits[start : start + 1 + len(tried)])
+            self._take_guarded(running, tried, logits[start : start + 1 + len(tried)])
             start += 1 + len(tried)
 
     def _lookup(self, running: _Running) -> list[int]:
@@ -291,11 +291,23 @@ class Engine:
         )
         return propose(running.tokens, left) if left > 0 else []
 
+    def _take_guarded(self, running: _Running, tried: Sequence[int], logits: Tensor) -> None:
+        """What goes wrong in one request's draw ends that request alone."""
+        try:
+            self._take(running, tried, logits)
+        except Exception as error:
+            self._fail(running, error)
+
+    def _fail(self, running: _Running, error: Exception) -> None:
+        if running in self._running:
+            self._running.remove(running)
+        self.statistics.failed += 1
+        self._send(running, Event("", (), "error", f"{type(error).__name__}: {error}"))
+
     def _take(self, running: _Running, tried: Sequence[int], logits: Tensor) -> None:
         """Draw from logits [1 + tried, V] as long as each draw is the next tried token; send what came."""
         request = running.ticket.request
         sampling = request.sampling
-        fed = running.cache.length - len(tried)
         taken: list[Token] = []
         text, finish = "", ""
         for row in range(len(tried) + 1):
@@ -316,10 +328,13 @@ class Engine:
                 break
             if row < len(tried) and tried[row] != token:
                 break
+        if running.first and taken:
+            running.first = False
+            self.statistics.first_token_seconds += time.monotonic() - running.ticket.arrived
         self.statistics.tried += len(tried)
         self.statistics.accepted += max(0, len(taken) - 1)
         self.statistics.tokens += len(taken)
-        running.cache.cut(min(fed + len(taken), len(running.tokens) - 1))
+        running.cache.cut(len(running.tokens) - 1)
         if finish:
             text += running.text.finish()
             self._running.remove(running)
@@ -337,5 +352,9 @@ class Engine:
         return Token(token, float(logits[token] - norm), best)
 
     def _send(self, running: _Running, event: Event) -> None:
-        if not running.ticket.cancelled:
+        if running.ticket.cancelled:
+            return
+        try:
             running.ticket.deliver(event)
+        except Exception:  # whoever waited is gone
+            running.ticket.cancelled = True

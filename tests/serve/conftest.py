@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from loom.model.config import ModelConfig
+from loom.model.initialize import initialize
+from loom.model.transformer import Transformer
+from loom.serve.complete import Session, session
+from loom.serve.engine import Engine
+from loom.tokens.shards import SpecialToken
+from loom.tokens.tokenizer import Tokenizer
+from loom.train.checkpoint import ModelCard, save_model
+from tests.small import make_tokenizer
+
+CONFIG = ModelConfig(48, 2, 4, 128, 1280, 160, tied=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models this small are slower on several cores, and far slower when those are busy."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_path: Path) -> Tokenizer:
+    return Tokenizer.load(tokenizer_path)
+
+
+@pytest.fixture(scope="session")
+def model() -> Transformer:
+    """Random weights, scaled up so that the next token is rarely a near tie."""
+    made = Transformer(CONFIG).eval()
+    initialize(made, 3)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(1.5)
+    return made
+
+
+@pytest.fixture(scope="session")
+def opened(model: Transformer, tokenizer: Tokenizer) -> Session:
+    return session(model, tokenizer)
+
+
+@pytest.fixture
+def engine(opened: Session) -> Iterator[Engine]:
+    with Engine(opened.decoder, opened.tokenizer, places=8) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, model: Transformer, tokenizer: Tokenizer) -> Path:
+    card = ModelCard(
+        CONFIG,
+        SpecialToken(tokenizer.eos_id, tokenizer.eos_token),
+        SpecialToken(tokenizer.pad_id, tokenizer.pad_token),
+        tokenizer.vocab_size,
+    )
+    return save_model(tmp_path_factory.mktemp("served") / "small-model", model, card, Path(tokenizer.name))
