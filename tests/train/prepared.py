@@ -27,9 +27,9 @@ class Prepared:
     folder: Path
     rows: list[dict[str, Any]]
 
-    def conversations(self, per_example: bool = False) -> PackedRows:
+    def conversations(self, label_weight: str = "per_token") -> PackedRows:
         folder = open_tokens(self.folder)
-        return PackedRows(folder, read_document_table(self.folder), LENGTH, 1, per_example)
+        return PackedRows(folder, read_document_table(self.folder), LENGTH, 1, label_weight)
 
     def pairs(self) -> Pairs:
         return Pairs(open_tokens(self.folder), read_document_table(self.folder), LENGTH, 1)
@@ -97,8 +97,8 @@ def peer_template(form: ChatFormat = FORMATS["olmo-v1"]) -> str:
     template = form.jinja()
     assert said in template
     marked = (
-        "{{ '<|assistant|>\\n' }}{% generation %}{{ (message['content'] | trim) + eos_token }}{% endgeneration %}"
-        "{% if not loop.last %}{{ '\\n' }}{% endif %}"
+        "{{ '<|assistant|>\\n' }}{% generation %}{{ (message['content'] | trim) + eos_token }}"
+        "{% endgeneration %}{% if not loop.last %}{{ '\\n' }}{% endif %}"
     )
     return template.replace(said, marked)
 

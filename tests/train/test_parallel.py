@@ -42,7 +42,9 @@ def layout(config: RunConfig, strategy, micro_batch: int, steps: int = STEPS, **
     ("ranks", "strategy", "micro_batch"),
     [(2, "ddp", 2), (2, "fsdp", 6), (4, "ddp", 1), (4, "fsdp", 3), (4, "hsdp", 2)],
 )
-def test_any_layout_gives_the_same_losses(alone, tmp_path: Path, ranks: int, strategy, micro_batch: int) -> None:
+def test_any_layout_gives_the_same_losses(
+    alone, tmp_path: Path, ranks: int, strategy, micro_batch: int
+) -> None:
     config, run = alone
     launch(ranks, layout(config, strategy, micro_batch), tmp_path / "run")
     assert losses(tmp_path / "run") == pytest.approx(losses(run), abs=1e-5)

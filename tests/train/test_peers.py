@@ -37,7 +37,7 @@ def pairs(tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pre
 
 def assert_equal_gradients(theirs: Any, mine: Any) -> None:
     for name, expected, found in gradients(theirs, mine):
-        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6), name
+        assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max()) + 1e-9, name
         assert float((found - expected).norm()) <= 1e-5 * float(expected.norm()) + 1e-9, name
 
 
@@ -106,9 +106,9 @@ def test_sft_loss_and_gradient_are_those_of_transformers(
     assert_equal_gradients(theirs, mine)
 
 
-@pytest.mark.parametrize("per_example", [False, True])
+@pytest.mark.parametrize("label_weight", ["per_token", "per_example"])
 def test_weighting_per_example_is_a_mean_of_means(
-    per_example: bool, conversations: Prepared, tokenizer_path: Path
+    label_weight: str, conversations: Prepared, tokenizer_path: Path
 ) -> None:
     theirs, mine = twins(Tokenizer.load(tokenizer_path).vocab_size, 3)
     other = peer_tokenizer(tokenizer_path)
@@ -120,18 +120,16 @@ def test_weighting_per_example_is_a_mean_of_means(
         labels = made["input_ids"].masked_fill(torch.as_tensor(made["assistant_masks"]) == 0, -100)
         means.append(float(theirs(input_ids=made["input_ids"], labels=labels).loss.detach()))
         counts.append(int((labels != -100).sum()))
-    data = conversations.conversations(per_example)
+    data = conversations.conversations(label_weight)
     batch = data.batch(np.arange(data.instances))
     loss = float(LanguageModel()(mine, batch)[0].detach()) / batch.denominator
-    weights = None if per_example else counts
+    weights = counts if label_weight == "per_token" else None
     assert loss == pytest.approx(float(np.average(means, weights=weights)), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "smoothing"), [("sigmoid", 0.0), ("sigmoid", 0.1), ("ipo", 0.0), ("norm", 0.0)]
-)
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo", "norm"])
 def test_dpo_loss_rewards_and_gradient_are_trls(
-    kind: Any, smoothing: float, pairs: Prepared, tokenizer_path: Path, tmp_path: Path
+    kind: Any, pairs: Prepared, tokenizer_path: Path, tmp_path: Path
 ) -> None:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -142,8 +140,8 @@ def test_dpo_loss_rewards_and_gradient_are_trls(
     count = len(pairs.rows)
     arguments = DPOConfig(
         **common(
-            tmp_path, beta=0.1, per_device_train_batch_size=count, label_smoothing=smoothing,
-            loss_type=["sigmoid_norm" if kind == "norm" else "robust" if False else kind],
+            tmp_path, beta=0.1, per_device_train_batch_size=count,
+            loss_type=[{"norm": "sigmoid_norm"}.get(kind, kind)],
         )
     )  # fmt: skip
     trainer = DPOTrainer(
@@ -159,7 +157,7 @@ def test_dpo_loss_rewards_and_gradient_are_trls(
     with torch.no_grad():
         reference = torch.empty(data.instances, 2)
         reference[batch.pairs] = answer_logprobs(my_reference, batch)[0]
-    config = DpoConfig(beta=0.1, loss=kind, label_smoothing=smoothing)
+    config = DpoConfig(beta=0.1, loss=kind)
     total, sums = Preference(config, reference)(mine, batch)
     loss = total / batch.denominator
     loss.backward()

@@ -101,8 +101,9 @@ class TrainConfig:
     """torch.compile each block; None does so where a compiler is found and the run is long enough to gain."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activation checkpointing: recompute nothing, all but products, or whole blocks."""
-    label_weight: Literal["per_token", "per_example"] = "per_token"
-    """sft: whether each answer's token, or each conversation, counts the same."""
+    label_weight: Literal["per_token", "per_example", "per_position"] = "per_token"
+    """The loss is a sum over labels. It is divided by their number; or (sft) each conversation counts the
+    same; or, as OLMo 1 does, by all positions, so that loss and gradient are (T - 1) / T of the first."""
     z_loss: float = 0.0
     """Factor of the squared log of the softmax's normaliser (PaLM, section 5: 1e-4)."""
     checkpoint_every: int = 1000
@@ -129,6 +130,16 @@ class DpoConfig:
     beta: float = 0.1
     loss: Literal["sigmoid", "norm", "ipo"] = "sigmoid"
     """`norm` averages log-probabilities over an answer's tokens; `ipo` is Azar et al. 2023."""
+    label_smoothing: float = 0.0
+    """The share of pairs taken to be labelled the wrong way round (conservative DPO; not for `ipo`)."""
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise LoomError(f"dpo.beta is {self.beta}; it must be positive.")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise LoomError(f"dpo.label_smoothing is {self.label_smoothing}; it lies from 0 to below 0.5.")
+        if self.loss == "ipo" and self.label_smoothing:
+            raise LoomError("dpo.label_smoothing has no meaning for the loss 'ipo': leave it at 0.")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from loom.tokens.digest import digest_json
 from loom.tokens.order import EpochOrder, Extent, ReadingOrder
 from loom.tokens.repetition import repeats
 from loom.tokens.shards import TokenFolder, open_tokens
+from loom.train.branches import Side, lay_out
 from loom.train.config import DataConfig, TokenSource
 from loom.train.documents import Documents, DocumentTable, Rows
 
@@ -44,6 +45,10 @@ class Batch:
     position_ids: Tensor | None = None
     document_ids: Tensor | None = None
     segments: Tensor | None = None
+    targets: Tensor | None = None
+    """sft, dpo: flat places [n] of the [B * T] grid that have a label: only they are projected to logits."""
+    branches: Tensor | None = None
+    """dpo: 0 in a prompt, 1 and 2 in its chosen and rejected answer [B, T] (`loom.train.branches`)."""
     pairs: Tensor | None = None
     """dpo: the data set's numbers of the pairs [P]."""
 
@@ -81,8 +86,16 @@ class Data(Protocol):
 class Windows:
     """lm: whole windows of `length` tokens, documents back to back, as OLMo reads them."""
 
-    def __init__(self, config: DataConfig, folders: Sequence[TokenFolder], length: int, seed: int) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        folders: Sequence[TokenFolder],
+        length: int,
+        seed: int,
+        label_weight: str = "per_token",
+    ) -> None:
         self.config, self.folders, self.length = config, folders, length
+        self.label_weight = label_weight
         self.notes: list[str] = []
         extents = [
             Extent(f.digest, str(f.path), tuple(s.tokens for s in f.shards), source.weight)
@@ -130,6 +143,8 @@ class Windows:
         if self.config.document_mask:
             ends = (ids == self.folders[0].eos.id).astype(np.int64)
             documents = torch.from_numpy(np.cumsum(ends, axis=1) - ends)
+        if self.label_weight == "per_position":
+            denominator = float(size * length)
         return Batch(torch.from_numpy(ids), denominator, weights=weights, document_ids=documents)
 
 
@@ -142,15 +157,24 @@ def _shifted(rows: Rows) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(labels), torch.from_numpy(weights)
 
 
+def _targets(labels: Tensor) -> Tensor:
+    return (labels.flatten() >= 0).nonzero()[:, 0]
+
+
 class PackedRows:
     """sft: conversations packed whole into rows; a row is an instance."""
 
     def __init__(
-        self, folder: TokenFolder, table: DocumentTable, length: int, seed: int, per_example: bool = False
+        self,
+        folder: TokenFolder,
+        table: DocumentTable,
+        length: int,
+        seed: int,
+        label_weight: str = "per_token",
     ) -> None:
         self.folders = [folder]
         self.documents = Documents(folder, table, length)
-        self.per_example = per_example
+        self.label_weight = label_weight
         usable, dropped = self.documents.answered()
         self.notes = _notes(self.documents.cut, dropped, "conversations", length)
         rows, offsets, count = self.documents.pack(usable)
@@ -158,7 +182,7 @@ class PackedRows:
         self.members = np.split(usable[by_row], np.searchsorted(rows[by_row], np.arange(1, count)))
         self.offsets = np.split(offsets[by_row], np.searchsorted(rows[by_row], np.arange(1, count)))
         self.order = EpochOrder(count, seed)
-        self._identity = [2, folder.digest, length, seed, per_example]
+        self._identity = [2, folder.digest, length, seed, label_weight]
 
     @property
     def instances(self) -> int:
@@ -174,22 +198,28 @@ class PackedRows:
         offsets = np.concatenate([self.offsets[row] for row in chosen])
         rows = np.repeat(np.arange(len(chosen)), [len(self.members[row]) for row in chosen])
         grid = self.documents.lay_out(documents, rows, offsets, len(chosen))
-        if self.per_example:
+        if self.label_weight == "per_example":
             share = 1 / self.documents.labels[documents].astype(np.float32)
             grid.weights[...] *= np.where(grid.documents >= 0, share[grid.documents], 0)
         labels, weights = _shifted(grid)
+        denominator = {
+            "per_token": float(grid.weights.sum(dtype=np.float64)),
+            "per_example": float(len(documents)),
+            "per_position": float(grid.ids.size),
+        }[self.label_weight]
         return Batch(
             torch.from_numpy(grid.ids),
-            float(len(documents) if self.per_example else grid.weights.sum(dtype=np.float64)),
+            denominator,
             labels,
             weights,
             torch.from_numpy(grid.positions),
             torch.from_numpy(grid.documents),
+            targets=_targets(labels),
         )
 
 
 class Pairs:
-    """dpo: a pair of answers is an instance; a micro-batch packs its answers into rows."""
+    """dpo: a pair of answers is an instance; a micro-batch packs pairs into rows, each prompt once."""
 
     def __init__(self, folder: TokenFolder, table: DocumentTable, length: int, seed: int) -> None:
         self.folders = [folder]
@@ -197,7 +227,7 @@ class Pairs:
         self.members, dropped = self.documents.pairs()
         self.notes = _notes(self.documents.cut, dropped, "pairs", length)
         self.order = EpochOrder(len(self.members), seed)
-        self._identity = [3, folder.digest, length, seed]
+        self._identity = [4, folder.digest, length, seed]
 
     @property
     def instances(self) -> int:
@@ -212,19 +242,23 @@ class Pairs:
 
     def collate(self, pairs: Integers) -> Batch:
         """The pairs with these numbers, both answers of each."""
-        documents = self.members[pairs].reshape(-1)
-        rows, offsets, count = self.documents.pack(documents)
-        grid = self.documents.lay_out(documents, rows, offsets, count)
-        labels, weights = _shifted(grid)
-        numbers = torch.from_numpy(grid.documents)
+        sides = [
+            tuple(Side(*self.documents.read(side)) for side in pair) for pair in self.members[pairs].tolist()
+        ]
+        laid = lay_out([(chosen, rejected) for chosen, rejected in sides], self.folders[0].pad.id)
+        labels, weights = _shifted(Rows(laid.ids, laid.documents, laid.positions, laid.weights))
         return Batch(
-            torch.from_numpy(grid.ids),
+            torch.from_numpy(laid.ids),
             float(len(pairs)),
             labels,
             weights,
-            torch.from_numpy(grid.positions),
-            numbers,
-            segments=numbers,
+            torch.from_numpy(laid.positions),
+            torch.from_numpy(laid.documents),
+            segments=torch.from_numpy(
+                np.where(laid.documents < 0, -1, 2 * laid.documents + (laid.branches == 2))
+            ),
+            targets=_targets(labels),
+            branches=torch.from_numpy(laid.branches),
             pairs=torch.from_numpy(pairs),
         )
 

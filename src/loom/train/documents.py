@@ -134,6 +134,12 @@ class Documents:
             positions[row, part] = np.arange(size)
         return Rows(ids, numbers, positions, weights)
 
+    def read(self, document: int) -> tuple[Integers, npt.NDArray[np.uint8]]:
+        """(ids, weights) of one document, cut to the length."""
+        shard, start = self.shard[document], self.start[document]
+        part = slice(start, start + self.sizes[document])
+        return self.folder.arrays[shard][part].astype(np.int64), np.asarray(self.folder.weights[shard][part])
+
     def pack(self, documents: Integers) -> tuple[Integers, Integers, int]:
         """Best fit of documents into rows: (row [n], offset [n], number of rows)."""
         rows, offsets = best_fit(self.sizes[documents], self.length)

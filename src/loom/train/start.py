@@ -106,12 +106,11 @@ def open_data(
     config: RunConfig, folders: Sequence[TokenFolder], length: int, documents: DocumentTable | None
 ) -> Data:
     if config.train.objective == "lm":
-        return Windows(config.data, folders, length, config.seed)
+        return Windows(config.data, folders, length, config.seed, config.train.label_weight)
     if documents is None:
         raise ValueError("sft and dpo need the document table of the folder")
     if config.train.objective == "sft":
-        per_example = config.train.label_weight == "per_example"
-        return PackedRows(folders[0], documents, length, config.seed, per_example)
+        return PackedRows(folders[0], documents, length, config.seed, config.train.label_weight)
     return Pairs(folders[0], documents, length, config.seed)
 
 
