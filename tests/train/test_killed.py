@@ -1,0 +1,103 @@
+"""Killed at any moment, a run goes on and ends with the weights of an undisturbed one, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loom.train.checkpoint import checkpoints, newest_good, read_weights
+from loom.train.loop import train
+
+from .test_loop import losses, recipe
+from .tokens import learnable, write_tokens
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+def begin(config: Path, out: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src")))}
+    return subprocess.Popen([sys.executable, "-m", "tests.train.killed", config, out], env=environment, cwd=ROOT)
+
+
+def wait_for_progress(run: subprocess.Popen[bytes], out: Path, lines: int) -> bool:
+    """Until the run has logged more than `lines` lines; False if it ended before."""
+    metrics = out / "metrics.jsonl"
+    while run.poll() is None:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") > lines:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def test_kill_at_random_points(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "tokens", [learnable(20_000, 64, 1)])
+    config = recipe(tmp_path / "tokens", steps=120, checkpoint_every=4)
+    whole = train(config, tmp_path / "whole")
+    (tmp_path / "config").write_bytes(pickle.dumps(config))
+    generator = random.Random(7)
+    out = tmp_path / "killed"
+    kills = 0
+    for _ in range(40):
+        run = begin(tmp_path / "config", out)
+        done = len(losses(out)) if (out / "metrics.jsonl").exists() else 0
+        if wait_for_progress(run, out, max(0, done - 4)):
+            time.sleep(generator.uniform(0, 0.15))
+            if run.poll() is None:
+                run.kill()
+                kills += 1
+        run.wait()
+        if kills == 10:
+            break
+        if run.returncode == 0:
+            break
+    run = begin(tmp_path / "config", out)
+    assert run.wait() == 0
+    print(f"{kills} kills")
+    assert kills >= 5
+    expected, found = read_weights(whole), read_weights(checkpoints(out)[-1])
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert losses(out) == losses(tmp_path / "whole")
+
+
+def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "tokens", [learnable(20_000, 64, 1)])
+    config = recipe(tmp_path / "tokens", steps=100_000, checkpoint_every=100_000)
+    (tmp_path / "config").write_bytes(pickle.dumps(config))
+    run = begin(tmp_path / "config", tmp_path / "run")
+    assert wait_for_progress(run, tmp_path / "run", 5)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(timeout=60) != 0
+    saved, damaged = newest_good(tmp_path / "run")
+    assert saved is not None and not damaged
+
+
+def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    from loom.errors import LoomError
+    from loom.train import checkpoint
+
+    write_tokens(tmp_path / "tokens", [learnable(20_000, 64, 1)])
+    config = recipe(tmp_path / "tokens", steps=12, checkpoint_every=5)
+    whole = checkpoint.finish
+
+    def full(folder, *args):
+        if checkpoint.step_of(folder) == 10:
+            raise OSError(28, "No space left on device")
+        return whole(folder, *args)
+
+    monkeypatch.setattr(checkpoint, "finish", full)
+    with pytest.raises(LoomError, match="No space left"):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert newest_good(tmp_path / "run")[0] == checkpoint.step_folder(tmp_path / "run", 5)
+    train(replace(config), tmp_path / "run")
