@@ -10,6 +10,7 @@ Every step is a list of content-addressed tasks over files, so a killed run goes
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -112,7 +113,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     leaves nothing.
     """
     started = time.monotonic()
-    files = _files(recipe)
+    files = source_files(recipe)
     inputs = _inputs(recipe, files, out)
     plain = to_plain(recipe)
     if (before := finished(out, "documents", plain, inputs)) is not None:
@@ -157,8 +158,16 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     return artifact
 
 
-def _files(recipe: Curate) -> dict[str, list[File]]:
+def source_files(recipe: Curate, at: Path | None = None) -> dict[str, list[File]]:
+    """Each source's document files in order, named `<source>/<file>`.
+
+    Paths are relative to the working directory; with `at`, the curated folder, the recorded input is tried
+    where that folder's manifest says it lies, so that a moved tree still finds it.
+    """
     root = Path(recipe.documents)
+    if at is not None and not root.exists():
+        moved = [at / item.path for item in load(at).inputs if (at / item.path / MANIFEST).exists()]
+        root = Path(os.path.normpath(moved[0])) if moved else root
     known: dict[Path, str] = {}
     if recipe.documents and (root / MANIFEST).exists():
         known = {root / item.path: item.digest for item in load(root, "documents").outputs}

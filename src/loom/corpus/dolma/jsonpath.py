@@ -2,7 +2,8 @@
 
 Paths of names, indices, slices, `*` and `..`; `[?(...)]` tests the elements of a list but an object itself.
 A comparison with a value that is absent is false, except `!=`; a bare path asks whether anything is there.
-`$@.` begins a path that Dolma never matches.
+`$@.` begins a path as `$.` does. To Dolma 1 and 1.0 are different values, so that `>= 1.0` misses the 1 that
+its deduper writes: `as_dolma` repeats that.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class Path:
 
 
 @cache
-def compile_path(text: str) -> Path:
+def compile_path(text: str, as_dolma: bool = True) -> Path:
     """Compile a JSONPath; an expression that is none is a `LoomError`."""
-    if text.lstrip().startswith("$@"):
-        return Path(text, lambda value: [], ())
-    parser = _Parser(text)
+    parser = _Parser(text, _same if as_dolma else _equal)
     parser.expect("$")
+    if parser.peek() == "@":
+        parser.take()
     steps = parser.steps()
     parser.end()
 
@@ -62,8 +63,8 @@ def _walk(steps: list[Step], values: list[Any]) -> list[Any]:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, same: Callable[[Any, Any], bool]) -> None:
+        self.text, self.same = text, same
         self.tokens: list[tuple[str, str]] = []
         self.names: list[str] = []
         at = 0
@@ -197,7 +198,7 @@ class _Parser:
             return lambda value: bool(left(value))
         self.take()
         right = self._operand()
-        compare = _comparison(operator, self.text)
+        compare = _comparison(operator, self.text, self.same)
         return lambda value: compare(left(value), right(value))
 
     def _operand(self) -> Callable[[Any], list[Any]]:
@@ -276,14 +277,26 @@ def _is_number(value: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, bool) or isinstance(b, bool):
-        return a is b
-    return bool(a == b)
+    """Equal in value and in kind: 1 is neither 1.0 nor true."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return type(a) is type(b) and bool(a == b)
 
 
-def _comparison(operator: str, text: str) -> Callable[[list[Any], list[Any]], bool]:
+def _equal(a: Any, b: Any) -> bool:
+    """Equal in value; numbers of any kind compare as numbers, true is no number."""
+    if _is_number(a) and _is_number(b):
+        return bool(a == b)
+    return _same(a, b)
+
+
+def _comparison(
+    operator: str, text: str, same: Callable[[Any, Any], bool]
+) -> Callable[[list[Any], list[Any]], bool]:
     def equal(a: list[Any], b: list[Any]) -> bool:
-        return bool(a) and len(a) == len(b) and all(map(_same, a, b))
+        return bool(a) and len(a) == len(b) and all(map(same, a, b))
 
     def ordered(a: list[Any], b: list[Any], test: Callable[[Any, Any], bool]) -> bool:
         return len(a) == len(b) == 1 and _is_number(a[0]) and _is_number(b[0]) and test(a[0], b[0])
@@ -302,7 +315,7 @@ def _comparison(operator: str, text: str) -> Callable[[list[Any], list[Any]], bo
         case ">=":
             return lambda a, b: ordered(a, b, lambda x, y: x >= y) or equal(a, b)
         case "in":
-            return lambda a, b: bool(a) and len(b) == 1 and all(any(_same(x, y) for y in b[0]) for x in a)
+            return lambda a, b: bool(a) and len(b) == 1 and all(any(same(x, y) for y in b[0]) for x in a)
         case "nin":
-            return lambda a, b: len(b) == 1 and not any(_same(x, y) for x in a for y in b[0])
+            return lambda a, b: len(b) == 1 and not any(same(x, y) for x in a for y in b[0])
     raise LoomError(f"{text!r}: the operator {operator!r} of JSONPath is not supported here.")

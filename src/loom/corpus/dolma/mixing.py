@@ -197,8 +197,8 @@ def keeper(chosen: config.Filter | None, mended: bool) -> Callable[[dict[str, An
     if chosen is None:
         return lambda row: True
     fix = names.mend if mended else str
-    include = [_matcher(fix(text), chosen.syntax) for text in chosen.include]
-    exclude = [_matcher(fix(text), chosen.syntax) for text in chosen.exclude]
+    include = [_matcher(fix(text), chosen.syntax, mended) for text in chosen.include]
+    exclude = [_matcher(fix(text), chosen.syntax, mended) for text in chosen.exclude]
 
     def keep(row: dict[str, Any]) -> bool:
         return (not include or any(test(row) for test in include)) and not any(test(row) for test in exclude)
@@ -206,9 +206,9 @@ def keeper(chosen: config.Filter | None, mended: bool) -> Callable[[dict[str, An
     return keep
 
 
-def _matcher(text: str, syntax: str) -> Callable[[dict[str, Any]], bool]:
+def _matcher(text: str, syntax: str, mended: bool) -> Callable[[dict[str, Any]], bool]:
     if syntax == "jsonpath":
-        find = compile_path(text).find
+        find = compile_path(text, not mended).find
         return lambda row: bool(find(row))
     filter_ = compile_jq(text)
 
@@ -238,8 +238,6 @@ def _mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
                 kept = mixing.keep(row)
                 if not mixing.compat and kept != mixing.keep_as_dolma(row):
                     counters["unlike_dolma"] += 1
-                elif kept:
-                    pass
                 if not kept:
                     counters["filtered"] += 1
                     continue

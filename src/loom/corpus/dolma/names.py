@@ -19,9 +19,8 @@ FIRST_ROWS = 500
 
 
 def mend(text: str) -> str:
-    """A published expression with its known misspellings put right: `2gram` for `2grams`, `$@.` for `$.`."""
-    fixed = MISSPELT.sub(r"\1s", text)
-    return re.sub(r"^\s*\$@\.", "$.", fixed)
+    """A published expression with its known misspellings put right: `2gram` is `2grams`."""
+    return MISSPELT.sub(r"\1s", text)
 
 
 def read_by(expression: str, syntax: str) -> list[str]:

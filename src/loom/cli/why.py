@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.console import console
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    document: Annotated[str, typer.Argument(help="A document's id.")],
+    curated: Annotated[Path, typer.Option(help="The folder that `loom curate` wrote.")] = Path(
+        "runs/curated"
+    ),
+) -> dict[str, Any]:
+    """What happened to one document: the rule that dropped it, or the spans that were changed, with values.
+
+    Example: loom why python-docs/stdlib/textwrap --curated runs/quickstart/curated
+    """
+    from loom.corpus.why import why
+
+    found = why(document, curated)
+    console.say(f"{found['id']}  ({found['source']}, {found['file']} row {found['row']})")
+    console.say(found["verdict"])
+    rows = [
+        (item["rule"], item["expression"], "removes it" if item["matched"] else "", item["values"])
+        for item in found["rules"]
+    ]
+    console.table("Rules", ["rule", "expression", "", "values"], rows, left=4)
+    if found["spans"]:
+        spans = [(item["kind"], f"{item['start']}:{item['end']}", item["text"]) for item in found["spans"]]
+        console.table("Spans that were changed", ["what", "where", "text"], spans, left=3)
+    return found

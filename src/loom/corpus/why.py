@@ -1,0 +1,199 @@
+"""What happened to one document in a curation, found through an index of ids.
+
+The index is a table of 64-bit hashes, sorted, with the file and row of each document; it is made once from
+the input files and kept beside the curated folder's other files, partitioned by the hash's first bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from loom.artifact import Artifact, load
+from loom.corpus import attributes, documents, expression
+from loom.corpus.attributes import Spans, key_name
+from loom.corpus.curate import Curate, source_files
+from loom.corpus.dedupe import exact
+from loom.corpus.documents import as_rows, read_lines
+from loom.corpus.sampling import keyed_hash
+from loom.corpus.tag import File
+from loom.errors import LoomError
+from loom.recipe import build
+
+INDEX = "ids"
+SHOWN = 160  # characters of a changed span
+
+
+def why(identity: str, curated: Path) -> dict[str, Any]:
+    """The fate of a document: its verdict in a sentence, each rule with its values, the spans changed.
+
+    Raises `LoomError` for a folder that `loom curate` did not write and for an id that was never in it.
+    """
+    artifact = load(curated, "documents")
+    if not isinstance(artifact.recipe, Mapping) or "rules" not in artifact.recipe:
+        raise LoomError(f"{curated} was not written by `loom curate`, so it knows no rules. Name its output.")
+    recipe = build(artifact.recipe, Curate, str(curated))
+    files = source_files(recipe, at=curated)
+    flat = [(name, file) for name, found in files.items() for file in found]
+    place = find(identity, artifact, [file for _, file in flat])
+    source, file = flat[place[0]]
+    batch_row, row = _row(file, place[1], identity)
+    rules = recipe.rules[recipe.sources[source].rules]
+    columns, spans = _columns(curated, file, rules.taggers, place[1], row["text"])
+    judged = [_judge(rule, text, columns, spans) for rule, text in rules.remove.items()]
+    removed = _lookup(curated / "removed", file, identity)
+    kept = None if removed else _lookup(curated / "documents", file, identity)
+    changed = [] if removed else _changed(row["text"], (kept or {}).get("text", ""))
+    return {
+        "id": identity,
+        "source": source,
+        "file": str(file.path),
+        "row": batch_row,
+        "kept": kept is not None,
+        "verdict": _verdict(removed, kept, row["text"]),
+        "removed_by": (removed or {}).get("removed", {}).get("rule"),
+        "survivor": (removed or {}).get("removed", {}).get("survivor"),
+        "rules": judged,
+        "spans": [
+            {**item, "text": row["text"][item["start"] : item["end"]][:SHOWN]}
+            for item in _named(changed, rules.replace, spans)
+        ],
+    }
+
+
+def _verdict(removed: Mapping[str, Any] | None, kept: Mapping[str, Any] | None, text: str) -> str:
+    if removed is not None:
+        fate = removed["removed"]
+        copy = f"; the copy that stayed is {fate['survivor']}" if "survivor" in fate else ""
+        return f"Removed by the rule {fate['rule']!r}{copy}."
+    if kept is None:
+        return "Removed; which rule did it was not kept (keep_removed was false)."
+    same = kept["text"] == text
+    return "Kept as it is." if same else f"Kept, with {len(text):,} characters become {len(kept['text']):,}."
+
+
+def find(identity: str, artifact: Artifact, files: Sequence[File]) -> tuple[int, int]:
+    """(file, row from 0) of a document, through the index, which is made if it is not there."""
+    path = artifact.path / INDEX / f"{artifact.digest}.index"
+    if not path.exists():
+        _make_index(path, files)
+    index = exact.load(path)
+    hashed = np.uint64(keyed_hash(identity, 0))
+    low, high = np.searchsorted(index["hashes"], hashed), np.searchsorted(index["hashes"], hashed, "right")
+    for at in range(low, high):
+        file, row = map(int, index["places"][at])
+        if _row(files[file], row, identity)[1]["id"] == identity:
+            return file, row
+    raise LoomError(f"No document {identity!r} went into {artifact.path}. Ids look like {_example(files)!r}.")
+
+
+def _make_index(path: Path, files: Sequence[File]) -> None:
+    hashes, places = [], []
+    for number, file in enumerate(files):
+        row = 0
+        for batch in documents.read(file.path):
+            for name in batch.ids:
+                hashes.append(keyed_hash(name, 0))
+                places.append((number, row))
+                row += 1
+    order = np.argsort(np.array(hashes, np.uint64), kind="stable")
+    exact.save(
+        path,
+        hashes=np.array(hashes, np.uint64)[order],
+        places=np.array(places, np.int64).reshape(-1, 2)[order],
+    )
+
+
+def _example(files: Sequence[File]) -> str:
+    for batch in documents.read(files[0].path):
+        return batch.ids[0] if len(batch) else ""
+    return ""
+
+
+def _row(file: File, row: int, identity: str) -> tuple[int, dict[str, Any]]:
+    seen = 0
+    for batch in documents.read(file.path):
+        if row < seen + len(batch):
+            at = row - seen
+            found = next(as_rows(type(batch)(batch.table.slice(at, 1), batch.lines[at : at + 1])))
+            return int(batch.lines[at]), found
+        seen += len(batch)
+    raise LoomError(
+        f"{file.path} changed since it was curated: {identity!r} is no longer in row {row + 1:,}."
+    )
+
+
+def _columns(
+    curated: Path, file: File, taggers: Sequence[str], row: int, text: str
+) -> tuple[expression.Columns, dict[str, Spans]]:
+    spans: dict[tuple[str, str], Spans] = {}
+    for tagger in taggers:
+        seen = 0
+        prefix = key_name(tagger, tagger, "")
+        for ids, found in attributes.read(curated / "attributes" / tagger / f"{file.stem}.parquet"):
+            if row < seen + len(ids):
+                for key, value in found.items():
+                    spans[tagger, key.removeprefix(prefix)] = attributes.from_lists([value.of(row - seen)])
+                break
+            seen += len(ids)
+    sizes = np.array([len(text)]), np.array([len(text.encode())])
+    columns = expression.Columns(spans, *sizes)
+    return columns, {f"{tagger}.{key}": value for (tagger, key), value in spans.items()}
+
+
+def _judge(rule: str, text: str, columns: expression.Columns, spans: Mapping[str, Spans]) -> dict[str, Any]:
+    parsed = expression.parse(text)
+    values = []
+    for tagger, key in parsed.names:
+        found = spans[f"{tagger}.{key}"].of(0) or []
+        shown = f"{found[0][2]:.5g}" if len(found) == 1 else f"{len(found)} spans"
+        values.append(f"{key} = {shown}")
+    matched = bool(parsed(columns)[0])
+    return {"rule": rule, "expression": text, "matched": matched, "values": ", ".join(values)}
+
+
+def _lookup(folder: Path, file: File, identity: str) -> dict[str, Any] | None:
+    path = folder / f"{file.stem}.jsonl.zst"
+    needle = orjson.dumps(identity)
+    for line in read_lines(path) if path.exists() else ():
+        if needle in line:
+            row: dict[str, Any] = orjson.loads(line)
+            if row["id"] == identity:
+                return row
+    return None
+
+
+def _changed(before: str, after: str) -> list[tuple[int, int]]:
+    """Ranges of `before` that are not in `after`, line by line, then by the characters that differ."""
+    import difflib
+
+    if before == after:
+        return []
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    starts = np.concatenate([[0], np.cumsum([len(line) for line in old])]).astype(int).tolist()
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    return [(starts[a], starts[b]) for tag, a, b, _, _ in matcher.get_opcodes() if tag != "equal" and b > a]
+
+
+def _named(
+    changed: Sequence[tuple[int, int]], replace: Mapping[str, str], spans: Mapping[str, Spans]
+) -> list[dict[str, Any]]:
+    """Masked spans by their attribute; what else is gone was cut."""
+    found = []
+    masked = [
+        (name.partition(".")[2], start, end)
+        for name in replace
+        if name in spans
+        for start, end, score in spans[name].of(0) or []
+        if score >= 0.5
+    ]
+    for low, high in changed:
+        inside = [(kind, start, end) for kind, start, end in masked if start < high and end > low]
+        found += [{"kind": f"masked: {kind}", "start": start, "end": end} for kind, start, end in inside]
+        if not inside:
+            found.append({"kind": "cut: duplicate or held-out text", "start": low, "end": high})
+    return [dict(item) for item in {tuple(item.items()): item for item in found}.values()]
