@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from loom.console import console
+from loom.errors import LoomError
 
 app = typer.Typer(add_completion=False)
 
@@ -30,17 +31,41 @@ def run(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be scored.")
     ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Score again what was scored before.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Written answers: prompts in the chat format.")
+    ] = False,
+    judge: Annotated[
+        str | None, typer.Option(help="replay:FILE, model:FOLDER or endpoint:URL#MODEL, for written answers.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Reference answers, where MODEL is a file of answers to judge.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Of written answers.")] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Every checkpoint of the run MODEL, with a plot.")
+    ] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Get rows that are missing from the Hub.")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Show the OLMo paper's figures beside these.")
+    ] = False,
 ) -> dict[str, Any]:
     """Evaluate a model on tasks or on text.
 
     Example: loom eval runs/quickstart/sft --tasks docs --data runs/quickstart/questions --out runs/eval
     """
-    import orjson
-
-    from loom.evals.evaluate import EvalRecipe, evaluate
+    from loom.evals.evaluate import EvalRecipe, evaluate, judge_outputs
+    from loom.evals.judges import find_judge
     from loom.evals.subject import load_subject
     from loom.tasks import registry
 
+    if model.is_file():
+        if judge is None or reference is None:
+            raise LoomError(
+                f"{model} is a file of answers: give --judge and --reference, the answers to beat."
+            )
+        judge_outputs(model, reference, find_judge(judge), out)
+        return finish(out)
     names = tuple(filter(None, tasks.split(",")))
     names += tuple(name for part in filter(None, suite.split(",")) for name in registry.suite(part))
     recipe = EvalRecipe(
@@ -53,8 +78,37 @@ def run(
         skip_bad=skip_bad,
         token_budget=token_budget,
         max_length=max_length,
+        chat=chat,
+        judge=judge,
+        max_new_tokens=max_new_tokens,
+        use_cache=not no_cache,
     )
+    if fetch:
+        from loom.evals.fetch import fetch_rows
+
+        fetch_rows(registry.tasks(names), data)
+    if curve:
+        from loom.evals.curve import evaluate_run
+
+        points = evaluate_run(model, recipe, out, dtype, device)
+        metric_names = list(dict.fromkeys(name for point in points for name in point["metrics"]))
+        rows = [[point["step"], *(point["metrics"].get(name) for name in metric_names)] for point in points]
+        console.table(f"Checkpoints of {model}", ["step", *metric_names], rows)
+        console.say(f"Written to {out / 'curve.html'} and {out / 'curve.json'}")
+        return {"points": points}
     evaluate(load_subject(model, dtype, device), recipe, out)
+    body = finish(out)
+    if published:
+        from loom.evals.published import table
+
+        columns, rows = table(body)
+        console.table("Beside the OLMo paper (zero-shot, each under its own protocol)", columns, rows)
+    return body
+
+
+def finish(out: Path) -> dict[str, Any]:
+    import orjson
+
     body: dict[str, Any] = orjson.loads((out / "results.json").read_bytes())
     show(body)
     console.say(f"Written to {out}")

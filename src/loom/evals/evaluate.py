@@ -21,10 +21,13 @@ from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, write_json
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals import metrics, perplexity
+from loom.evals import cache, metrics, perplexity
+from loom.evals.contamination import History, Seen
 from loom.evals.items import Scores, score_items
+from loom.evals.judges import Comparison, Judge, find_judge, win_rate
 from loom.evals.subject import Subject
 from loom.evals.text import by_source, is_token_folder, read_texts, text_documents, token_documents
+from loom.evals.written import WRITTEN, Written, write_answers
 from loom.recipe import to_plain
 from loom.tasks import data, registry
 from loom.tasks.item import Item, Task
@@ -50,6 +53,12 @@ class EvalRecipe:
     max_length: int | None = None
     """Context in tokens, at most the model's."""
     seed: int = 0
+    chat: bool = False
+    """Written answers: prompts in the chat format, for a tuned model."""
+    judge: str | None = None
+    """Who compares written answers: replay:FILE, model:FOLDER or endpoint:URL#MODEL."""
+    max_new_tokens: int | None = None
+    use_cache: bool = True
 
 
 def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
@@ -64,14 +73,26 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
     sources: dict[str, Any] = {}
     names: list[str] = []
     seconds: dict[str, float] = {}
-    for task in registry.tasks(recipe.tasks):
+    history = History(subject.path)
+    for missing in history.missing:
+        console.warn(f"{missing} is gone, so whether the model was trained on these rows is not fully known.")
+    written = [name for name in recipe.tasks if name in WRITTEN]
+    for task in registry.tasks([name for name in recipe.tasks if name not in written]):
         before = time.monotonic()
-        found, lines, facts = evaluate_task(subject, task, recipe)
+        found, lines, facts = evaluate_task(subject, task, recipe, history)
         results |= found
         sources[task.name] = facts
         names.append(f"{task.name}.jsonl")
         _write_lines(out / names[-1], lines)
         seconds[task.name] = round(time.monotonic() - before, 3)
+    for name in written:
+        before = time.monotonic()
+        found, lines, facts = evaluate_written(subject, WRITTEN[name], recipe, history)
+        results |= found
+        sources[name] = facts
+        names.append(f"{name}.jsonl")
+        _write_lines(out / names[-1], lines)
+        seconds[name] = round(time.monotonic() - before, 3)
     if recipe.text:
         before = time.monotonic()
         found, lines = evaluate_text(subject, recipe)
@@ -104,7 +125,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
 
 
 def evaluate_task(
-    subject: Subject, task: Task, recipe: EvalRecipe
+    subject: Subject, task: Task, recipe: EvalRecipe, history: History
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """Results by name (the task, and its subjects), a line a document, and what was read."""
     assert recipe.data is not None
@@ -116,16 +137,26 @@ def evaluate_task(
         skip_bad=recipe.skip_bad,
         split=recipe.split,
     )
-    with console.progress(task.name, total=len(loaded.items)) as progress:
-        scores = score_items(
-            subject.model,
-            loaded.items,
-            subject.tokenizer,
-            _length(subject, recipe),
-            budget=recipe.token_budget,
-            device=subject.device,
-            progress=progress,
-        )
+    prompts = [_question(item) for item in loaded.items]
+    seen = history.saw(prompts, [found.digest for found in loaded.found])
+    if seen is not None:
+        return {task.name: _refused(task.name, seen)}, [], {"headline": task.metrics[0], "seen": vars(seen)}
+    settings = [_length(subject, recipe), subject.dtype, subject.digest, subject.tokenizer.digest]
+    key = cache.key(loaded.items, settings)
+    scores = cache.read(key) if recipe.use_cache else None
+    cached = scores is not None
+    if scores is None:
+        with console.progress(task.name, total=len(loaded.items)) as progress:
+            scores = score_items(
+                subject.model,
+                loaded.items,
+                subject.tokenizer,
+                _length(subject, recipe),
+                budget=recipe.token_budget,
+                device=subject.device,
+                progress=progress,
+            )
+        cache.write(key, scores)
     outcomes = metrics.outcomes(loaded.items, scores)
     results = {task.name: summarise(task, loaded.items, scores, outcomes)}
     for group in dict.fromkeys(item.group for item in loaded.items if item.group):
@@ -140,10 +171,103 @@ def evaluate_task(
         "truncated": scores.truncated,
         "not_scored": [loaded.items[index].doc_id for index in scores.lost],
         "close": sum(outcome.close for outcome in outcomes if outcome is not None),
+        "cached": cached,
         "tokens_read": scores.read,
         "tokens_one_choice_at_a_time": scores.naive,
     }
     return results, list(_lines(loaded.items, scores, outcomes)), facts
+
+
+def _question(item: Item) -> str:
+    """What a user would have asked: the context without its few-shot header and the chat format's frame."""
+    text = item.pairs[0][0].removeprefix(item.header)
+    return text.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n")
+
+
+def _refused(name: str, seen: Seen) -> dict[str, Any]:
+    what = f"{seen.prompts:,} of its prompts are" if seen.prompts else "its own rows are"
+    console.warn(f"{name}: no figure, {what} in what the model was trained on ({seen.where}).")
+    return {"n": 0, "refused": f"{what} in the training data", "seen_prompts": seen.prompts}
+
+
+def evaluate_written(
+    subject: Subject, task: Written, recipe: EvalRecipe, history: History
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Answers in the upstream's schema, and a figure where a judge was named."""
+    assert recipe.data is not None
+    prompts = list(task.prompts(recipe.data))[: recipe.limit]
+    headline = {"headline": "n"}
+    if (seen := history.saw([prompt.text for prompt in prompts], ())) is not None:
+        return {task.name: _refused(task.name, seen)}, [], headline | {"seen": vars(seen)}
+    with console.progress(task.name, total=len(prompts)) as progress:
+        answers = write_answers(
+            subject,
+            task,
+            prompts,
+            chat=recipe.chat,
+            max_new_tokens=recipe.max_new_tokens,
+            progress=progress,
+        )
+    name = subject.path.name
+    lines = [task.store(prompt, answer, name) for prompt, answer in zip(prompts, answers, strict=True)]
+    result: dict[str, Any] = {"n": len(lines), "empty_answers": sum(not answer for answer in answers)}
+    if recipe.judge is None or task.name != "alpaca_eval":
+        return {task.name: result}, lines, headline
+    comparisons = [
+        Comparison(prompt.text, prompt.row.get("output", ""), answer)
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    figures, facts = judged(find_judge(recipe.judge), comparisons)
+    return {task.name: result | figures}, lines, {**facts, "headline": next(iter(figures))}
+
+
+def judged(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`alpaca_win[<judge>]` with its error, and what the judge says of itself."""
+    found = win_rate(judge.prefer(comparisons))
+    metric = f"alpaca_win[{judge.name}]"
+    if found.unjudged:
+        console.warn(f"{metric}: {found.unjudged:,} of {len(comparisons):,} answers were not judged.")
+    figures = {
+        metric: found.win_rate,
+        f"{metric}_stderr": found.stderr,
+        f"alpaca_discrete_win[{judge.name}]": found.discrete,
+        "judged": found.n,
+        "not_judged": found.unjudged,
+        "n": len(comparisons),
+    }
+    return figures, {"judge": judge.describe()}
+
+
+def judge_outputs(outputs: Path, reference: Path, judge: Judge, out: Path) -> Artifact:
+    """Judge answers that lie in a file (rows {instruction, output}) against a reference's, by instruction."""
+    started = time.monotonic()
+    baseline = {row["instruction"]: row["output"] for row in data.read_rows(reference)}
+    rows = list(data.read_rows(outputs))
+    comparisons = []
+    for number, row in enumerate(rows, 1):
+        if row.get("instruction") not in baseline or "output" not in row:
+            raise LoomError(
+                f"{outputs}:{number}: a row needs an instruction that {reference} has, and its output."
+            )
+        comparisons.append(Comparison(row["instruction"], baseline[row["instruction"]], row["output"]))
+    figures, facts = judged(judge, comparisons)
+    body = {
+        "results": clean({"alpaca_eval": figures}),
+        "loom": loom.__version__,
+        "tasks": {"alpaca_eval": {**facts, "headline": next(iter(figures))}},
+    }
+    write_json(out / "results.json", body)
+    return artifact.commit(
+        out,
+        "evaluation",
+        recipe={"outputs": artifact.relative(outputs, out), "judge": judge.describe()},
+        inputs=[
+            Input(artifact.relative(path, out), artifact.digest_file(path)) for path in (outputs, reference)
+        ],
+        outputs=artifact.describe(out, ["results.json"]),
+        counters={"answers": len(rows)},
+        started=started,
+    )
 
 
 def summarise(
@@ -225,6 +349,7 @@ def _plain(recipe: EvalRecipe, out: Path) -> dict[str, Any]:
     """The recipe as it is recorded: paths as seen from `out`, and not what cannot change a result."""
     plain: dict[str, Any] = to_plain(recipe)
     plain.pop("token_budget")
+    plain.pop("use_cache")
     plain["data"] = artifact.relative(recipe.data, out) if recipe.data else None
     plain["text"] = [artifact.relative(path, out) for path in recipe.text]
     return plain
