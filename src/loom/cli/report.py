@@ -12,25 +12,29 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def run(
-    path: Annotated[Path, typer.Argument(metavar="RUN", help="A quickstart's or a training run's folder.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A quickstart's or training run's folder; or several."),
+    ],
     out: Annotated[Path | None, typer.Option(help="The page; default: RUN/report.html.")] = None,
 ) -> dict[str, Any]:
-    """Draw a run's page anew from its records.
+    """Draw a run's page anew from its records; of several runs, one page that compares them.
 
     Example: loom report runs/quickstart
+    Example: loom report runs/on-mi250x runs/on-a100 --out same.html
     """
     from loom.report.page import write_report
-    from loom.report.records import read_records
+    from loom.report.records import compare_runs, read_records
 
-    page = out or path / "report.html"
-    data = read_records(path)
+    page = out or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
+    data = read_records(paths[0]) if len(paths) == 1 else compare_runs(paths)
     write_report(page, data)
     console.table(
         f"Report {page}",
         ["what", "value"],
         [
             ["title", data.title],
-            ["runs", len(data.training)],
+            ["runs", len(data.training) or len(data.beside)],
             ["models compared", len(data.comparison.models) if data.comparison else 0],
             ["stages", len(data.stages)],
         ],

@@ -6,12 +6,17 @@ What the records do not hold is said to be unknown or not measured; no figure is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loom.artifact import MANIFEST, atomic_write
+from loom.model.huggingface import config_to_huggingface
+from loom.release.source import open_source, type_name
+from loom.tokens.tokenizer import Tokenizer
+from loom.train.opening import chat_template
 
 
 @dataclass(frozen=True)
@@ -55,24 +60,64 @@ class Records:
     behind: tuple[Ancestor, ...] = ()
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     licence: str | None = None
+    power: Power | None = None
+    licences: Mapping[str, int] | None = None  # documents by licence; None where it was not counted
 
 
-def write_card(
-    folder: Path,
-    source: Path,
-    *,
-    dtype: str,
-    template: str | None,
-    results: Mapping[str, Mapping[str, Any]] | None = None,
-    licence: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Power:
+    """Energy as it was measured, with the site's PUE and carbon intensity (kg CO2eq a kWh), if known."""
+
+    kwh: float
+    pue: float | None = None
+    carbon: float | None = None
+
+
+def write_card(folder: Path, source: Path, *, dtype: str, template: str | None) -> None:
     """Write `folder`/README.md for the Hugging Face files there, made from the model at `source`."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    records = Records(
-        _name(source), config, dtype, template, tuple(ancestors(source)), results or {}, licence
-    )
+    records = Records(_name(source), config, dtype, template, tuple(ancestors(source)))
     with atomic_write(folder / "README.md") as stream:
         stream.write(card(records).encode())
+
+
+def make_card(
+    model: Path,
+    results: Sequence[Mapping[str, Mapping[str, Any]]] = (),
+    licence: str | None = None,
+    power: Power | None = None,
+) -> str:
+    """The card of an export, a run or a checkpoint, with evaluations; licences counted in the documents."""
+    source = open_source(model)
+    tokenizer = Tokenizer.load(source.tokenizer)
+    dtype = type_name(source.dtype)
+    config = config_to_huggingface(source.config, tokenizer.eos_id, tokenizer.pad_id, dtype)
+    behind = tuple(ancestors(source.folder.path))
+    merged = {task: metrics for result in results for task, metrics in result.items()}
+    name = _name(next((a.path for a in behind if a.kind in ("run", "checkpoint")), source.folder.path))
+    template = chat_template(source.folder.path)
+    return card(
+        Records(name, config, dtype, template, behind, merged, licence, power, count_licences(behind))
+    )
+
+
+def count_licences(behind: Sequence[Ancestor]) -> dict[str, int] | None:
+    """Documents by licence in the corpus the tokens were made from: the nearest folder of documents.
+
+    None where there is none any more; a document whose metadata names no licence counts as unknown.
+    """
+    from loom.corpus.documents import find_files, read
+
+    corpus = next((item.path for item in behind if item.kind == "documents"), None)
+    if corpus is None or not (corpus / "documents").is_dir():
+        return None
+    found: Counter[str] = Counter()
+    for file in find_files([str(corpus / "documents")]):
+        for batch in read(file):
+            for row in batch.table.column("metadata").to_pylist():
+                named = json.loads(row).get("licence") or json.loads(row).get("license") if row else None
+                found[str(named).strip()[:80] if named else "unknown"] += 1
+    return dict(found.most_common())
 
 
 def _name(source: Path) -> str:
@@ -93,15 +138,19 @@ def card(records: Records) -> str:
         _training(records),
         "## Data\n",
         _data(records),
+        "### Licences of the data\n",
+        _licences(records),
         "## Evaluation\n",
         _evaluation(records),
-        "## Energy\n\nNot measured.\n",
+        "## Energy\n",
+        _energy(records),
         "## Limits\n",
         LIMITS,
     ]
     return "\n".join(parts)
 
 
+MOST_LICENCES = 20
 LIMITS = (
     "The model was not tuned for safety. It repeats what its training text says, right or wrong, and "
     "makes up the rest. What was not measured above is unknown.\n"
@@ -225,3 +274,39 @@ def _evaluation(records: Records) -> str:
     if not rows:
         return "Not measured.\n"
     return "\n".join(["| task | metric | value | n |", "| --- | --- | ---: | ---: |", *rows]) + "\n"
+
+
+def _licences(records: Records) -> str:
+    if records.licences is None:
+        return "Not counted; `loom card` counts them where the documents are still there.\n"
+    rows = [f"| {_cell(name)} | {count:,} |" for name, count in records.licences.items()]
+    shown = rows[:MOST_LICENCES]
+    if len(rows) > MOST_LICENCES:
+        rest = sum(list(records.licences.values())[MOST_LICENCES:])
+        shown.append(f"| {len(rows) - MOST_LICENCES} others | {rest:,} |")
+    return (
+        "\n".join(["| licence | documents |", "| --- | ---: |", *shown])
+        + "\n\nThe documents' own licences go on holding for their text. Licences with copyleft or "
+        "attribution, and documents whose licence is unknown, need a look before the text is passed on.\n"
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())
+
+
+def _energy(records: Records) -> str:
+    power = records.power
+    if power is None:
+        return "Not measured.\n"
+    rows = [("energy", f"{power.kwh:g} kWh")]
+    if power.pue is None or power.carbon is None:
+        rows.append(("carbon", "not known: PUE or carbon intensity was not given"))
+    else:
+        kg = power.kwh * power.pue * power.carbon
+        rows += [
+            ("PUE", f"{power.pue:g}"),
+            ("carbon intensity", f"{power.carbon:g} kg CO2eq a kWh"),
+            ("carbon", f"{kg:,.2f} kg CO2eq"),
+        ]
+    return _rows(rows)

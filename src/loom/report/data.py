@@ -188,6 +188,9 @@ class ReportData:
     energy: Energy | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside: tuple[
+        Training, ...
+    ] = ()  # runs laid over each other; the first is what the others are set against
 
 
 def save(path: Path, data: ReportData) -> None:

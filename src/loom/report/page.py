@@ -14,7 +14,7 @@ from pathlib import Path
 
 import loom
 from loom.artifact import atomic_write
-from loom.report import ancestry, bars, curves, flow
+from loom.report import ancestry, bars, compare, curves, flow
 from loom.report.data import ReportData, Training
 from loom.report.figures import count, duration, number, size
 from loom.report.html import Html, el, join
@@ -241,6 +241,42 @@ def _finding(run: Training) -> str:
     return "; ".join(parts) + "." if parts else f"{run.name}: no steps were recorded."
 
 
+def _beside(data: ReportData) -> Html | None:
+    if len(data.beside) < 2:
+        return None
+    first = data.beside[0]
+    lines = [curves.Line(run.name, run.loss, f"c{i % 8}", noisy=True) for i, run in enumerate(data.beside)]
+    held = [
+        curves.Line(run.name, run.validation, f"c{i % 8}", dots=True)
+        for i, run in enumerate(data.beside)
+        if run.validation
+    ]
+    gaps = [
+        curves.Line(run.name, tuple(compare.paired(first.loss, run.loss)), f"c{i % 8}", noisy=True)
+        for i, run in enumerate(data.beside[1:], start=1)
+    ]
+    verdicts_of = []
+    for run in data.beside[1:]:
+        found = compare.difference(first.loss, run.loss)
+        said = found.sentence if found else "Too few common steps to say."
+        verdicts_of.append(el("li", el("b", f"{run.name} against {first.name}: "), said))
+    speeds = [curves.Line(r.name, r.tokens_per_second, f"c{i % 8}") for i, r in enumerate(data.beside)]
+    return join(
+        el("h2", "Side by side"),
+        el("ul", *verdicts_of, class_="verdicts"),
+        curves.chart("training loss", lines, unit="nats a token", height=320),
+        curves.chart("validation loss", held, unit="nats a token", height=220) if held else None,
+        curves.chart(f"training loss minus {first.name}'s", gaps, unit="nats a token", height=180),
+        curves.chart("tokens a second", speeds, height=130, zero=True),
+        el(
+            "p",
+            "Differences are paired by step over the last half of the common steps; standard errors from "
+            "means of blocks, because neighbouring steps go together.",
+            class_="quiet",
+        ),
+    )
+
+
 def _bits(data: ReportData) -> Html | None:
     if not data.bits_per_byte:
         return None
@@ -397,6 +433,7 @@ def _environment(data: ReportData) -> Html | None:
 Section = tuple[str, str, Callable[[ReportData], Html | None]]
 SECTIONS: tuple[Section, ...] = (
     ("Data", "data", _data_flow),
+    ("Side by side", "side-by-side", _beside),
     ("Training", "training", _training),
     ("Bits per byte", "bits-per-byte", _bits),
     ("Tuning", "tuning", _tuning),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,50 @@ def read_records(path: Path) -> ReportData:
         return training_run(path)
     what = "is not there" if not path.exists() else f"holds neither {RECORDS} nor {METRICS}"
     raise LoomError(f"{path} {what}: name a quickstart's folder or a training run's.")
+
+
+def compare_runs(paths: Sequence[Path]) -> ReportData:
+    """One page over several training runs, the first being what the others are set against."""
+    runs = []
+    names = _names(paths)
+    for path, name in zip(paths, names, strict=True):
+        if not (path / METRICS).is_file():
+            raise LoomError(f"{path} holds no {METRICS}; name training runs.")
+        runs.append(curves(name, read_metrics(path / METRICS), _objective(_recipe(path))))
+    first, others = _flat(_recipe(paths[0])), [_flat(_recipe(path)) for path in paths[1:]]
+    changed = {
+        f"{key} ({name})": f"{first.get(key, 'absent')} → {other.get(key, 'absent')}"
+        for name, other in zip(names[1:], others, strict=True)
+        for key in sorted({*first, *other})
+        if first.get(key) != other.get(key)
+    }
+    return ReportData(
+        title=" and ".join(names),
+        subtitle="Runs side by side." + ("" if changed else " Their recipes are equal."),
+        beside=tuple(runs),
+        environment=changed,
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Short names that tell the runs apart."""
+    resolved = [path.resolve() for path in paths]
+    names = [path.name for path in resolved]
+    return names if len(set(names)) == len(names) else ["/".join(path.parts[-2:]) for path in resolved]
+
+
+def _recipe(path: Path) -> Mapping[str, Any]:
+    if not (path / "manifest.json").is_file():
+        return {}
+    recipe = load_artifact(path, "run").recipe
+    return recipe if isinstance(recipe, Mapping) else {}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """A recipe by dotted keys, values as JSON."""
+    if isinstance(value, Mapping):
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): json.dumps(value)}
 
 
 def training_run(path: Path) -> ReportData:

@@ -18,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
-OPEN = frozenset({"/health"})
+OPEN = frozenset({"/health", "/", "/page/chat.css", "/page/chat.js"})  # hold nothing of the model
 
 
 @dataclass(frozen=True)

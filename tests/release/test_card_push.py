@@ -1,0 +1,115 @@
+"""The card says what the records say; a push sends what was listed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom import artifact
+from loom.errors import LoomError
+from loom.release.card import Power, make_card
+from loom.release.export import export
+from loom.release.push import check_repository, plan_push, push, revision_name
+from tests.release.conftest import TIED, Make
+
+
+def test_card_holds_the_results_it_was_given(make_checkpoint: Make) -> None:
+    source = make_checkpoint(TIED)
+    text = make_card(
+        source, [{"docs": {"accuracy": 0.4321, "accuracy_stderr": 0.02, "n": 400}}], "apache-2.0"
+    )
+    assert "| docs | accuracy | 0.4321 ± 0.02 | 400 |" in text
+    assert 'license: "apache-2.0"' in text
+    assert "## Energy\n\nNot measured." in text
+
+
+def test_card_without_results_says_so(make_checkpoint: Make) -> None:
+    text = make_card(make_checkpoint(TIED))
+    assert "## Evaluation\n\nNot measured." in text
+    assert "license:" not in text
+
+
+def test_carbon_of_the_published_run(make_checkpoint: Make) -> None:
+    text = make_card(make_checkpoint(TIED), power=Power(104_000, 1.1, 0.610))
+    assert "69,784.00 kg" in text
+    assert "not known" in make_card(make_checkpoint(TIED, name="b"), power=Power(10))
+
+
+def test_licences_are_counted_in_the_documents(make_checkpoint: Make, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    (corpus / "documents" / "a").mkdir(parents=True)
+    rows: list[dict[str, Any]] = [
+        {"id": str(i), "text": "t", "source": "a", "metadata": {"licence": "MIT" if i < 3 else "GPL | 3"}}
+        for i in range(4)
+    ]
+    rows.append({"id": "4", "text": "t", "source": "a"})
+    (corpus / "documents" / "a" / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = artifact.commit(corpus, "documents", recipe={}, inputs=[], outputs=[], counters={})
+    source = make_checkpoint(TIED)
+    body = json.loads((source / "manifest.json").read_text())
+    body["inputs"] = [{"path": "../corpus", "digest": made.digest}]
+    (source / "manifest.json").write_text(json.dumps(body))
+    text = make_card(source)
+    for line in ("| MIT | 3 |", "| GPL / 3 | 1 |", "| unknown | 1 |"):
+        assert line in text
+
+
+def test_a_dry_run_lists_every_file_but_this_machines(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = export(make_checkpoint(TIED), tmp_path / "export")
+    listed = {item.name for item in plan_push(made.path)}
+    assert listed == {p.name for p in made.path.iterdir()} - {"run.json"}
+    assert {item.revision for item in plan_push(made.path)} == {"main"}
+
+
+def test_a_changed_export_is_not_sent(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = export(make_checkpoint(TIED), tmp_path / "export")
+    card = made.path / "README.md"
+    card.write_text(card.read_text().replace("safety", "SAFETY"))
+    with pytest.raises(LoomError, match="changed"):
+        plan_push(made.path)
+
+
+def test_every_checkpoint_is_a_revision(make_checkpoint: Make, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for step in (1000, 2000):
+        made = make_checkpoint(TIED, seed=step, name=f"step-{step:08d}")
+        state = json.loads((made / "state.json").read_text()) | {
+            "step": step,
+            "tokens_seen": step * 4_194_304,
+        }
+        (made / "state.json").write_text(json.dumps(state))
+        body = json.loads((made / "manifest.json").read_text())
+        for output in body["outputs"]:
+            if output["path"] == "state.json":
+                data = (made / "state.json").read_bytes()
+                output |= {"bytes": len(data), "digest": artifact.digest_bytes(data)}
+        (made / "manifest.json").write_text(json.dumps(body))
+        made.rename(run / "checkpoints" / made.name)
+    (run / "metrics.jsonl").write_text("{}\n")
+    uploads = plan_push(run, every_checkpoint=True)
+    assert list(dict.fromkeys(item.revision for item in uploads)) == [
+        "step1000-tokens4B",
+        "step2000-tokens8B",
+    ]
+    first = {item.name for item in uploads if item.revision == "step1000-tokens4B"}
+    assert {"model.safetensors", "metrics.jsonl", "reading-order.json", "README.md"} <= first
+
+
+def test_names_are_olmos() -> None:
+    assert revision_name(1000, 4_194_304_000) == "step1000-tokens4B"
+
+
+@pytest.mark.parametrize("name", ["model", "a/b/c", "../x", "a b/c", ""])
+def test_a_repository_has_an_owner(name: str) -> None:
+    with pytest.raises(LoomError, match="OWNER/NAME"):
+        check_repository(name)
+
+
+def test_without_a_token_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(LoomError, match="HF_TOKEN"):
+        push("me/model", [])

@@ -1,0 +1,242 @@
+"""The chat page in a browser, by typing and clicking, against a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.test_page import CHROMIUM, FLAGS
+from tests.serve.running import Running, served
+
+PAGE = Path(__file__).resolve().parents[2] / "src" / "loom" / "serve" / "page"
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Path) -> Iterator[Running]:
+    with served(checkpoint) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip("no /usr/bin/chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Running) -> Iterator[Any]:
+    """The page, loaded; at the end there must have been no error and no request to anywhere else."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda m: problems.append(m.text) if "Content Security" in m.text else None)
+    opened.on(
+        "request",
+        lambda r: problems.append(r.url) if not r.url.startswith((server.url, "data:", "blob:")) else None,
+    )
+    opened.goto(server.url + "/")
+    opened.wait_for_function("document.getElementById('model').textContent !== '…'")
+    yield opened
+    context.close()
+    assert problems == []
+
+
+def few_tokens(page: Any, count: int = 12, temperature: float = 0) -> None:
+    page.click("#settings-open")
+    page.fill("#max_tokens", str(count))
+    page.evaluate(
+        "t => { const n = document.getElementById('temperature'); n.value = t;"
+        " n.dispatchEvent(new Event('input')); }",
+        temperature,
+    )
+    page.click("#settings-open")
+
+
+def ask(page: Any, text: str) -> str:
+    """Type, send, wait for the whole answer; its text."""
+    page.fill("#input", text)
+    page.press("#input", "Enter")
+    page.wait_for_function("document.getElementById('stop').hidden && !document.querySelector('.streaming')")
+    page.wait_for_selector(".message.assistant:last-child .stats")
+    return str(page.locator(".message.assistant .text").last.text_content())
+
+
+def test_page_holds_no_other_address() -> None:
+    for file in PAGE.iterdir():
+        text = file.read_text(encoding="utf-8")
+        assert "https://" not in text.replace("https://www.w3.org", "")
+        assert "http://" not in text.replace("http://www.w3.org", "")
+        for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "document.write"):
+            assert dangerous not in text
+
+
+def test_a_conversation(page: Any, server: Running) -> None:
+    few_tokens(page)
+    first = ask(page, "What is this?")
+    status, answer = server.post(
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "What is this?"}], "temperature": 0, "max_tokens": 12},
+    )
+    assert status == 200
+    assert first == answer["choices"][0]["message"]["content"]
+    ask(page, "And then?")
+    assert page.locator(".message").count() == 4
+    assert "tokens" in page.locator(".stats").last.text_content()
+
+
+def test_regenerate_edit_new_and_history(page: Any) -> None:
+    few_tokens(page)
+    before = ask(page, "First question")
+    page.locator(".message.assistant").last.get_by_text("Regenerate").click()
+    page.wait_for_selector(".message.assistant:last-child .stats")
+    assert page.locator(".message.assistant .text").last.text_content() == before, "greedy answers are equal"
+    page.locator(".message.user").first.get_by_text("Edit").click()
+    page.fill(".edit textarea", "Another question")
+    page.press(".edit textarea", "Enter")
+    page.wait_for_selector(".message.assistant:last-child .stats")
+    assert page.locator(".message.user .text").text_content() == "Another question"
+    page.click("#new")
+    assert page.locator(".message").count() == 0
+    ask(page, "Second conversation")
+    assert page.locator("#chats li").count() == 2
+    page.reload()
+    page.wait_for_selector("#chats li")
+    page.locator("#chats li").nth(1).locator("button").first.click()
+    assert page.locator(".message.user .text").text_content() == "Another question"
+    page.locator("#chats li").nth(1).hover()
+    page.locator("#chats li").nth(1).get_by_role("button").last.click()
+    assert page.locator("#chats li").count() == 1
+
+
+def test_stop_keeps_what_was_written(page: Any, server: Running) -> None:
+    few_tokens(page, 140, temperature=2)
+    page.fill("#input", "Write for long")
+    page.press("#input", "Enter")
+    page.wait_for_selector("#stop:not([hidden])")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#stop", state="hidden")
+    for _ in range(100):
+        if server.call("GET", "/health")[1]["running"] == 0:
+            break
+        page.wait_for_timeout(100)
+    assert server.call("GET", "/health")[1]["running"] == 0
+    assert page.locator("#banner").is_hidden()
+
+
+def test_hostile_text_stays_text(page: Any) -> None:
+    hostile = "<img src=x onerror='window.stolen=1'><script>window.stolen=2</script>\n```html\n<b>x</b>\n```"
+    few_tokens(page)
+    ask(page, hostile)
+    assert page.evaluate("window.stolen") is None
+    assert page.locator("#messages img, #messages script, #messages b").count() == 0
+    assert "<img src=x" in page.locator(".message.user .text").text_content()
+    assert page.locator(".message.user pre").text_content() == "<b>x</b>"
+
+
+def test_system_prompt_reaches_the_model(page: Any, server: Running) -> None:
+    few_tokens(page)
+    page.click("#settings-open")
+    page.fill("#system", "Answer in French.")
+    page.click("#settings-open")
+    got = ask(page, "Hello")
+    messages = [{"role": "system", "content": "Answer in French."}, {"role": "user", "content": "Hello"}]
+    answer = server.post("/v1/chat/completions", {"messages": messages, "temperature": 0, "max_tokens": 12})[
+        1
+    ]
+    assert got == answer["choices"][0]["message"]["content"]
+
+
+def test_history_over_the_context_is_dropped_and_said(page: Any) -> None:
+    few_tokens(page)
+    for number in range(6):
+        ask(page, f"Question {number} " + "with some more words in it " * 4)
+    assert "no longer fit" in page.locator("#banner").text_content()
+
+
+def test_export_is_the_conversation(page: Any) -> None:
+    few_tokens(page)
+    answer = ask(page, "Save me")
+    with page.expect_download() as download:
+        page.click("#export")
+    saved = json.loads(Path(download.value.path()).read_text())
+    assert [m["role"] for m in saved["messages"]] == ["user", "assistant"]
+    assert saved["messages"][1]["content"] == answer
+
+
+def test_phone(browser: Any, server: Running) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 780}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(server.url + "/")
+    page.wait_for_function("document.getElementById('model').textContent !== '…'")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert not page.locator("#history").is_visible()
+    page.click("#menu")
+    assert page.locator("#history").is_visible()
+    page.click("#new")
+    few_tokens(page)
+    ask(page, "On a phone")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    context.close()
+
+
+THREAD = {
+    "spans": [
+        {
+            "start": 0,
+            "end": 5,
+            "text": "",
+            "count": 3,
+            "documents": [
+                {
+                    "id": "doc-1 <b>",
+                    "source": "library",
+                    "origin": "documents/library/0.jsonl:4",
+                    "passage": {"before": "before ", "match": "match", "after": " after", "cut_before": True},
+                    "passage_steps": [3, 1200],
+                }
+            ],
+        }
+    ]
+}
+
+
+def test_a_click_on_an_answer_shows_its_documents(browser: Any, server: Running) -> None:
+    """The panel, with the index's answer put in the server's place (the trace room tests the real one)."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    info = server.call("GET", "/loom/info")[1] | {"trace": True}
+    asked: list[Any] = []
+    page.route("**/loom/info", lambda route: route.fulfill(json=info))
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.post_data_json)
+        route.fulfill(json=THREAD)
+
+    page.route("**/loom/trace", answer)
+    page.goto(server.url + "/")
+    page.wait_for_function("document.getElementById('model').textContent !== '…'")
+    few_tokens(page)
+    text = ask(page, "Where from?")
+    page.locator(".message.assistant .text").click()
+    page.wait_for_selector(".document")
+    assert asked == [{"text": text, "prompt": "Where from?"}]
+    assert page.locator(".message.assistant mark").text_content() == "".join(list(text)[:5])
+    panel = page.locator("#thread-body").text_content()
+    for part in ("doc-1 <b>", "library", "before match after", "Read at steps 3, 1,200"):
+        assert part in panel
+    page.keyboard.press("Escape")
+    assert page.locator("#thread").is_hidden()
+    assert page.locator(".message.assistant mark").count() == 0
+    context.close()
