@@ -21,7 +21,7 @@ def _ladder(d_model: int, n_layers: int, n_heads: int) -> ModelConfig:
 
 PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
     {
-        "tiny": ModelConfig(192, 4, 3, 512, 8192, 256, tied=True),
+        "tiny": ModelConfig(256, 3, 4, 640, 8192, 256, tied=True),
         "olmo-20m": _ladder(256, 8, 8),
         "olmo-60m": _ladder(512, 8, 8),
         "olmo-150m": _ladder(768, 12, 12),

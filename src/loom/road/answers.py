@@ -14,7 +14,7 @@ FILE = "answers.jsonl"
 
 
 def answers(exported: Artifact, questions: Artifact, out: Path) -> list[dict[str, Any]]:
-    """One function the model was tuned on and two it never saw: {"question", "answer", "expected", "seen"}."""
+    """One function the model was tuned on, two it never saw: rows of question, answer, expected, seen."""
     inputs = [artifact.refer(exported, out), artifact.refer(questions, out)]
     if artifact.finished(out, "answers", {}, inputs) is None:
         rows = _ask(exported.path, questions)

@@ -15,6 +15,7 @@ import numpy as np
 from loom import artifact
 from loom.artifact import Artifact, Input, write_json
 from loom.console import console
+from loom.evals.perplexity import Document
 from loom.train.callbacks import Evaluate
 from loom.train.config import RunConfig
 from loom.train.data import sources
@@ -26,8 +27,9 @@ FIGURES = (
     ("preference_accuracy", "docs_preference", "acc_norm", True),
 )
 FIGURE_COLUMNS = ["model", "rank accuracy", "answer bits per byte", "preference accuracy", "n"]
-IN_LOOP_ITEMS, IN_LOOP_DOCUMENTS = 200, 10  # of the rank task; of each source
+IN_LOOP_ITEMS, IN_LOOP_TOKENS = 200, 5_000  # of the rank task; of each source
 MODELS = ("base", "sft", "dpo")
+TASKS = tuple(task for _, task, *_ in FIGURES)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def heldout_evaluation(tokens: Sequence[Path], length: int, questions: Path | No
         document
         for folder in tokens
         if (folder / "heldout" / artifact.MANIFEST).exists()
-        for document in token_documents(folder / "heldout", IN_LOOP_DOCUMENTS)
+        for document in _some(token_documents(folder / "heldout"))
     ]
     items = {}
     if questions is not None:
@@ -73,6 +75,18 @@ def heldout_evaluation(tokens: Sequence[Path], length: int, questions: Path | No
     if not documents and not items:
         return None
     return InLoop(Tokenizer.load(tokens[0]), items, documents, length)
+
+
+def _some(documents: Sequence[Document]) -> list[Document]:
+    """The first documents of each source, as long as they stay within `IN_LOOP_TOKENS`."""
+    room: dict[str, int] = {}
+    kept = []
+    for document in documents:
+        left = room.get(document.source, IN_LOOP_TOKENS)
+        if len(document.tokens) < left:
+            kept.append(document)
+            room[document.source] = left - len(document.tokens)
+    return kept
 
 
 def recipe_evaluation(config: RunConfig) -> Evaluate | None:
@@ -90,7 +104,7 @@ def evaluate_model(model: Path, questions: Path, out: Path) -> Artifact:
 
     if (done := _current(out, model)) is not None:
         return done
-    return evaluate(load_subject(model), EvalRecipe(tasks=("docs",), data=questions), out)
+    return evaluate(load_subject(model), EvalRecipe(tasks=TASKS, data=questions), out)
 
 
 def measure_text(model: Path, tokens: Path, out: Path) -> Artifact:

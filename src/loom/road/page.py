@@ -56,8 +56,8 @@ def report_data(out: Path) -> ReportData:
     return ReportData(
         title="From raw documents to a model that answers",
         subtitle=(
-            f"loom quickstart, {body['minutes']:g} minutes planned: {body['steps']['pretrain']:,} steps of pretraining, "
-            f"{body['steps']['sft']:,} of SFT, {body['steps']['dpo']:,} of DPO"
+            f"loom quickstart, {body['minutes']:g} minutes planned: {body['steps']['pretrain']:,} steps of "
+            f"pretraining, {body['steps']['sft']:,} of SFT, {body['steps']['dpo']:,} of DPO"
         ),
         flow=flow(artifact.load(out / "curated", "documents").counters),
         tokens=body["tokens"],
@@ -90,10 +90,10 @@ def report_data(out: Path) -> ReportData:
             "cores": str(os.cpu_count()),
         },
         notes=(
-            "Answers are greedy and printed as they came out; the first question is one the model was tuned on, "
-            "the others are held out.",
-            f"{body['held_out_passages_cut']:,} passages that share 8 words in a row with a held-out answer were cut "
-            "out of the corpus.",
+            "Answers are greedy and printed as they came out; the first question is one the model was tuned "
+            "on, the others are held out.",
+            f"{body['held_out_passages_cut']:,} passages that share 8 words in a row with a held-out answer "
+            "were cut out of the corpus.",
         ),
     )
 

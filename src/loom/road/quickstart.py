@@ -120,7 +120,7 @@ class _Road:
             )
             dropped = questions.counters["decontaminated"]
             console.say(
-                f"decontamination: {dropped:,} questions shared 8 words with a held-out answer and were dropped"
+                f"decontamination: {dropped:,} questions dropped that share 8 words with a held-out answer"
             )
         return questions
 

@@ -40,7 +40,8 @@ def run_training(
         load(out, "run").verify()
         if written.is_file() and written.read_text(encoding="utf-8") != resolved:
             raise LoomError(
-                f"{out} holds a finished run of another recipe ({written}). Choose another --out, or remove it."
+                f"{out} holds a finished run of another recipe ({written}). Choose another --out, or remove "
+                f"it."
             )
     else:
         with atomic_write(written) as stream:
