@@ -51,7 +51,7 @@ def alone(model: Transformer, one: Side) -> torch.Tensor:
     return (picked * torch.from_numpy(one.weights[1:])).sum()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(batch=st.lists(pairs(), min_size=1, max_size=5))
 def test_log_probabilities_are_those_of_separate_documents(
     model: Transformer, batch: list[tuple[Side, Side]]

@@ -39,6 +39,7 @@ from loom.model.config import ModelConfig
 from loom.model.transformer import Transformer
 from loom.tokens.digest import digest_file
 from loom.tokens.shards import SpecialToken
+from loom.train.lora import merge
 from loom.train.optimizer import StepGuard
 from loom.train.parallel import World
 
@@ -231,7 +232,7 @@ def load_training(
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A checkpoint's model weights, whole and on the CPU, in the type they were saved in."""
+    """A checkpoint's model weights, whole and on the CPU, in the type they were saved in, adapters merged."""
     metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
     weights = {
         name.removeprefix("model."): torch.empty(item.size, dtype=item.properties.dtype)
@@ -239,7 +240,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if name.startswith("model.") and isinstance(item, TensorStorageMetadata)
     }
     state_dict_loader.load({"model": weights}, storage_reader=FileSystemReader(folder), no_dist=True)
-    return weights
+    return merge(weights)
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelCard]:

@@ -81,6 +81,21 @@ class BatchStage:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Train low-rank additions to frozen matrices instead of the matrices (Hu et al. 2021)."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """The addition is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("q", "k", "v", "out", "gate", "up", "down")
+    """Matrices of every block."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise LoomError(f"train.lora has rank {self.rank} and alpha {self.alpha}; both are positive.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     objective: Literal["lm", "sft", "dpo"] = "lm"
     init: str | None = None
@@ -104,6 +119,8 @@ class TrainConfig:
     label_weight: Literal["per_token", "per_example", "per_position"] = "per_token"
     """The loss is a sum over labels. It is divided by their number; or (sft) each conversation counts the
     same; or, as OLMo 1 does, by all positions, so that loss and gradient are (T - 1) / T of the first."""
+    lora: LoraConfig | None = None
+    """Train adapters only, `{}` for their usual sizes; checkpoints are read with them merged."""
     z_loss: float = 0.0
     """Factor of the squared log of the softmax's normaliser (PaLM, section 5: 1e-4)."""
     checkpoint_every: int = 1000

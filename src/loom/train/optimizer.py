@@ -16,6 +16,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         embedding = name.removeprefix("module.") == "embed.weight"
         matrix = parameter.ndim == 2 and (not embedding or config.decay_embeddings)
         gain = parameter.ndim == 1 and config.decay_embeddings

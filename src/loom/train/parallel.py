@@ -192,8 +192,13 @@ def initialize_sharded(model: Transformer, seed: int) -> None:
 
 @torch.no_grad()
 def load_full(model: Transformer, weights: dict[str, Tensor]) -> None:
-    """Copy whole tensors in; a rank takes the rows that it holds, so mapped files are read in part."""
+    """Copy whole tensors in; a rank takes the rows that it holds, so mapped files are read in part.
+
+    Adapters are not among them (`loom.train.lora.start_adapters`).
+    """
     for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
         local, first = local_rows(parameter)
         local.copy_(weights[name][first : first + local.shape[0]])
 

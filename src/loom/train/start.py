@@ -32,6 +32,7 @@ from loom.train.checkpoint import (
 from loom.train.config import RunConfig, batch_stages
 from loom.train.data import Data, PackedRows, Pairs, Windows, open_folders
 from loom.train.documents import DocumentTable
+from loom.train.lora import attach, start_adapters
 from loom.train.objective import Objective, build_objective
 from loom.train.optimizer import StepGuard, build_optimizer
 from loom.train.parallel import (
@@ -102,6 +103,31 @@ def _lineage(folder: Path) -> dict[str, str]:
     return {"path": str(folder), "digest": digest_json(json.loads((folder / "manifest.json").read_bytes()))}
 
 
+def check_tokenizer(folder: Path, data: TokenFolder) -> None:
+    """Raise `LoomError` unless the data end documents with the token that the model was trained to end with."""
+    if (folder / "config.json").is_file():
+        ends = json.loads((folder / "config.json").read_bytes()).get("eos_token_id")
+        known = ends if isinstance(ends, list) else [ends]
+        if ends is not None and data.eos.id not in known:
+            raise LoomError(
+                f"{folder} ends text with id {', '.join(map(str, known))}, {data.path} with {data.eos.id} "
+                f"({data.eos.token!r}): prepare the data with the model's own tokenizer."
+            )
+        return
+    card = read_card(folder)
+    if card.eos != data.eos:
+        raise LoomError(
+            f"{folder} was trained with EOS {card.eos.token!r} ({card.eos.id}), {data.path} has {data.eos.token!r} "
+            f"({data.eos.id}): prepare the data with the model's own tokenizer."
+        )
+    digest = digest_file(folder / "tokenizer.json", data.tokenizer_digest)
+    if digest is not None and digest != data.tokenizer_digest:
+        raise LoomError(
+            f"{folder} was trained with another tokenizer than {data.path} was made with: prepare the data with "
+            f"{folder / 'tokenizer.json'}."
+        )
+
+
 def open_data(
     config: RunConfig, folders: Sequence[TokenFolder], length: int, documents: DocumentTable | None
 ) -> Data:
@@ -153,7 +179,9 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
     inputs = [{"path": str(folder.path), "digest": folder.digest} for folder in folders]
     initial: tuple[ModelConfig, dict[str, Tensor], dict[str, str]] | None = None
     if train.init is not None:
-        initial = read_initial(Path(train.init))
+        origin = find_model(Path(train.init))
+        initial = read_initial(origin)
+        check_tokenizer(origin, folders[0])
         inputs.append(initial[2])
     shape = model_shape(config, folders[0], initial[0] if initial else None)
     length = config.data.sequence_length or shape.context_length
@@ -173,12 +201,18 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
     compiled = wants_compiling(config, shape, length, stages, world)
     with torch.device("meta"):
         blank = Transformer(shape, torch.bfloat16 if train.precision == "bf16" else None)
+    if train.lora is not None:
+        if initial is None:
+            raise LoomError("train.lora adds to a model that is there: set train.init.")
+        attach(blank, train.lora)
     model = parallelize(blank, world, config.parallel, train, compiled)
     if resumed is None or train.objective == "dpo":
         if initial is None:
             initialize_sharded(blank, config.seed)
         else:
             load_full(blank, initial[1])
+        if train.lora is not None:
+            start_adapters(blank, train.lora, config.seed)
     reference: Tensor | None = None
     if train.objective == "dpo":
         reference = _reference(config, out, world, model, blank, data, initial)
