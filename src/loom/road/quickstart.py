@@ -39,6 +39,7 @@ from loom.train.config import RunConfig
 SPACE = 1_000_000_000  # bytes a road needs on its disk
 VOCABULARY = 8192
 DEFAULT_MINUTES = 8.0
+CONTEXT = 256  # tokens: what evaluation reads at once, and the longest conversation
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,7 @@ class _Road:
     def pretrain(self, plan: Plan, questions: Artifact) -> Path:
         with self.stage("pretrain"):
             config = self._pretraining(plan.steps.pretrain)
-            watch = heldout_evaluation(
-                [self.out / "tokens"], config.data.sequence_length or 256, questions.path
-            )
+            watch = heldout_evaluation([self.out / "tokens"], CONTEXT, questions.path)
             return run_training(config, self.out / "pretrain", evaluate=watch, name="pretrain")
 
     def tune_on_answers(self, plan: Plan, base: Path) -> Path:
@@ -254,7 +253,7 @@ class _Road:
             objective,
             (Share(str(file), count=count),),
             self.out / "tokenizer" / "tokenizer.json",
-            max_length=256,
+            max_length=CONTEXT,
         )
         return prepare(wanted, self.out / f"{objective}-data", self.engine)
 
