@@ -111,6 +111,16 @@ def test_the_same_bytes_from_any_pieces_ranges_and_workers(tmp_path: Path, monke
     assert not (tmp_path / "pieces" / "work").exists()
 
 
+def test_copies_longer_than_a_piece_are_merged_in_order(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    long = random.integers(2, 9, 900).tolist()
+    shards = [
+        [[*long, EOS], [7, *long, 3, EOS], [*([5] * 700), EOS], [*long[100:], EOS], [*([5] * 650), EOS]]
+    ]
+    index = build(tmp_path, shards, piece_tokens=400)
+    assert entries(index, 0) == true_order(np.array(index.shards[0].tokens))
+
+
 def test_a_build_that_was_stopped_goes_on(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(2)
     write_tokens(tmp_path / "tokens", [[[*random.integers(2, 9, 3000).tolist(), EOS]]])

@@ -17,7 +17,7 @@ def run(
     shards: Annotated[int, typer.Option(help="Parts of the index, one a node or a disk.")] = 1,
     memory_gb: Annotated[float, typer.Option(help="Memory to sort in, in all.")] = 4.0,
     piece_tokens: Annotated[int, typer.Option(help="Tokens sorted at a time; never changes the index.")] = (
-        1 << 26
+        1 << 28
     ),
     workers: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
 ) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class IndexTokens:
 
     tokens: Path
     shards: int = 1
-    piece_tokens: int = 1 << 26
+    piece_tokens: int = 1 << 28
     memory_gb: float = 4.0
     lookahead: int = LOOKAHEAD
 

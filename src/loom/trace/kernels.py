@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-U1 = np.uint8
-U4 = np.uint32
-U8 = np.uint64
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+SHALLOW = 64  # tokens compared before copies are thought of
+KNOWN_BITS = 14
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -214,10 +214,56 @@ def head_key(tokens, place, size):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def before(tokens, keys, entries, a, b, limit, size, owner_a, owner_b):  # type: ignore[no-untyped-def]
+def compare_copies(tokens, a, b, limit, size, known):  # type: ignore[no-untyped-def]
+    """`compare`, remembering what is equal: copies of a long document are not read again from every token.
+
+    `known` int64 [slots, 3] holds, for a distance between two places, a stretch [low, high) that equals the
+    text that far on. Without it, merging two copies of n tokens would cost n * n / 2 comparisons.
+    """
+    order = compare(tokens, a, b, 0, min(SHALLOW, limit), size)
+    if order != 0 or limit <= SHALLOW or a == b:
+        return order
+    first = min(a, b)
+    distance = max(a, b) - first
+    slot = (np.uint64(distance) * GOLDEN) >> np.uint64(64 - KNOWN_BITS)
+    end = len(tokens) - distance
+    last = min(first + limit, end)
+    at = first + SHALLOW
+    mine = known[slot, 0] == distance
+    low = known[slot, 1]
+    high = known[slot, 2]
+    while at < last:
+        if mine and low <= at < high:
+            at = high
+            continue
+        if tokens[at] != tokens[at + distance]:
+            break
+        at += 1
+    if mine and low <= at and first <= high:
+        known[slot, 1] = min(low, first)
+        known[slot, 2] = max(high, at)
+    else:
+        known[slot, 0] = distance
+        known[slot, 1] = first
+        known[slot, 2] = at
+    if at - first >= limit:
+        return 0
+    if at >= end:
+        order = 1  # the later one ends first, so it stands before
+    elif rank_of(tokens[at], size) < rank_of(tokens[at + distance], size):
+        order = -1
+    else:
+        order = 1
+    return order if a < b else -order
+
+
+@njit(nogil=True, cache=True)
+def before(  # type: ignore[no-untyped-def]
+    tokens, keys, entries, a, b, limit, size, owner_a, owner_b, known
+):
     if keys[a] != keys[b]:
         return keys[a] < keys[b]
-    order = compare(tokens, entries[a], entries[b], 0, limit, size)
+    order = compare_copies(tokens, entries[a], entries[b], limit, size, known)
     return order < 0 or (order == 0 and owner_a < owner_b)
 
 
@@ -232,6 +278,7 @@ def merge(tokens, entries, bounds, limit, size, width):  # type: ignore[no-untyp
     for index in range(len(entries)):
         keys[index] = head_key(tokens, entries[index], size)
     out = np.empty(len(entries) * width, np.uint8)
+    known = np.full((1 << KNOWN_BITS, 3), -1, np.int64)
     runs = len(bounds) - 1
     heads = bounds[:-1].copy()
     heap = np.empty(runs, np.int64)
@@ -243,7 +290,9 @@ def merge(tokens, entries, bounds, limit, size, width):  # type: ignore[no-untyp
             while at > 0:
                 parent = (at - 1) >> 1
                 other = heap[parent]
-                if not before(tokens, keys, entries, heads[run], heads[other], limit, size, run, other):
+                if not before(
+                    tokens, keys, entries, heads[run], heads[other], limit, size, run, other, known
+                ):
                     break
                 heap[at] = other
                 at = parent
@@ -263,10 +312,10 @@ def merge(tokens, entries, bounds, limit, size, width):  # type: ignore[no-untyp
             best = heap[child]
             if child + 1 < filled:
                 other = heap[child + 1]
-                if before(tokens, keys, entries, heads[other], heads[best], limit, size, other, best):
+                if before(tokens, keys, entries, heads[other], heads[best], limit, size, other, best, known):
                     child += 1
                     best = other
-            if not before(tokens, keys, entries, heads[best], heads[run], limit, size, best, run):
+            if not before(tokens, keys, entries, heads[best], heads[run], limit, size, best, run, known):
                 break
             heap[at] = best
             at = child
