@@ -12,8 +12,11 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def run(
-    documents: Annotated[list[str], typer.Option(help="Document files: globs or folders.")],
-    taggers: Annotated[str, typer.Option(help="Tagger names, separated by commas (loom list taggers).")],
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Dolma's tagger configuration.")
+    ] = None,
+    documents: Annotated[list[str] | None, typer.Option(help="Document files: globs or folders.")] = None,
+    taggers: Annotated[str, typer.Option(help="Tagger names, by commas (loom list taggers).")] = "",
     out: Annotated[Path | None, typer.Option(help="Root that gets attributes/; the documents' own.")] = None,
     experiment: Annotated[str | None, typer.Option(help="One name for all taggers' attributes.")] = None,
     format: Annotated[str, typer.Option(help="jsonl or parquet.")] = "jsonl",
@@ -26,18 +29,27 @@ def run(
 
     Example: loom tag --documents 'corpus/documents/*.jsonl.gz' --taggers gopher_v2,c4_v2 --out corpus
     """
+    from loom.corpus.dolma.config import Tagger, load
     from loom.corpus.tag import Tag, tag
     from loom.engine import LocalEngine
+    from loom.errors import LoomError
     from loom.recipe import build
 
+    if (config is None) == (not documents):
+        raise LoomError("Give either -c FILE or --documents GLOB... with --taggers.")
     names = [name.strip() for name in taggers.split(",") if name.strip()]
-    values = {
-        "documents": documents,
-        "taggers": names,
-        "experiment": experiment,
-        "format": format,
-        "modules": tagger_modules or [],
-    }
+    values: dict[str, Any] = {"documents": documents, "taggers": names, "experiment": experiment}
+    values |= {"format": format, "modules": tagger_modules or []}
+    if config is not None:
+        dolma = load(config, Tagger)
+        values |= {"documents": dolma.documents, "taggers": dolma.taggers, "experiment": dolma.experiment}
+        values["modules"] = dolma.tagger_modules
+        workers = workers or dolma.processes
+        if isinstance(dolma.destination, tuple) and len(dolma.destination) > 1:
+            raise LoomError(f"{config}: `destination` names several folders; run one at a time.")
+        if dolma.destination:
+            out = Path(dolma.destination if isinstance(dolma.destination, str) else dolma.destination[0])
+            out = out.parent if out.name == "attributes" else out
     artifacts = tag(build(values, Tag, "loom tag"), out, LocalEngine(workers))
     rows = [
         (item.path.name, item.counters["documents"], item.counters["rejected"], str(item.path))

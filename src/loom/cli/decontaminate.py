@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.console import console
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    documents: Annotated[list[str], typer.Option(help="Document files: globs or folders.")],
+    against: Annotated[list[str], typer.Option(help="Evaluation texts: JSON lines or .txt, one a line.")],
+    mode: Annotated[str, typer.Option(help="paloma: whole paragraphs; ngram: for question sets.")] = "paloma",
+    out: Annotated[Path | None, typer.Option(help="Root that gets attributes/; the documents' own.")] = None,
+    name: Annotated[str, typer.Option(help="The attributes' folder and name.")] = "decontamination",
+    field: Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")] = "text",
+    ngram: Annotated[int, typer.Option(help="Words of an n-gram.")] = 8,
+    most_removed: Annotated[
+        float, typer.Option(help="Stop where a larger share of documents is hit.")
+    ] = 0.001,
+    workers: Annotated[int | None, typer.Option(help="Workers; all cores by default.")] = None,
+) -> dict[str, Any]:
+    """Mark what evaluation sets share with the corpus; `mix` then drops or cuts it.
+
+    Example: loom decontaminate --documents corpus/documents --against paloma/c4_en/val
+    """
+    from loom.corpus.contamination import Decontaminate
+    from loom.corpus.contamination import run as decontaminate
+    from loom.engine import LocalEngine
+    from loom.recipe import build
+
+    values = {
+        "documents": documents,
+        "against": against,
+        "mode": mode,
+        "name": name,
+        "field": field,
+        "ngram": ngram,
+        "shortest": min(5, ngram),
+        "most_removed": most_removed,
+    }
+    artifact = decontaminate(build(values, Decontaminate, "loom decontaminate"), out, LocalEngine(workers))
+    counters = dict(artifact.counters)
+    share = counters["contaminated"] / max(counters["documents"], 1)
+    columns = ["searched for", "documents", "contaminated", "share", "spans"]
+    row = (
+        counters["searched_for"],
+        counters["documents"],
+        counters["contaminated"],
+        f"{share:.4%}",
+        counters["spans"],
+    )
+    console.table("Decontamination", columns, [row], left=0)
+    return {"attributes": str(artifact.path), "share": share, **counters}
