@@ -185,6 +185,28 @@ def test_a_checkpoint_cut_short_is_refused(make_checkpoint: Make, tmp_path: Path
     assert not (tmp_path / "export").exists()
 
 
+class _Hostile:
+    def __reduce__(self) -> Any:
+        return exec, ("import builtins; builtins.stolen = True",)
+
+
+def test_nothing_of_a_checkpoint_is_executed(make_checkpoint: Make) -> None:
+    import builtins
+    import pickle
+
+    source = make_checkpoint(TIED)
+    hostile = pickle.dumps(_Hostile())
+    (source / ".metadata").write_bytes(hostile)
+    body = json.loads((source / "manifest.json").read_text())
+    for output in body["outputs"]:
+        if output["path"] == ".metadata":
+            output |= {"bytes": len(hostile), "digest": artifact.digest_bytes(hostile)}
+    (source / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(LoomError, match=r"builtins\.exec"):
+        loom.load(source)
+    assert not hasattr(builtins, "stolen")
+
+
 def test_another_models_end_of_text_is_refused(make_checkpoint: Make, tmp_path: Path) -> None:
     made = export(make_checkpoint(TIED), tmp_path / "export")
     config = json.loads((made.path / "config.json").read_text())

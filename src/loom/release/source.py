@@ -18,6 +18,7 @@ from loom.model.config import ModelConfig
 from loom.model.huggingface import config_from_huggingface, parameter_shapes, weight_map
 from loom.release.safetensors import Entry, Folder
 from loom.train.checkpoint import check, read_card
+from loom.train.lora import IN, OUT, SCALE, merge
 from loom.train.opening import ModelFolder, model_folder
 
 
@@ -90,19 +91,25 @@ def _checkpoint(found: ModelFolder) -> Source:
         for name, item in reader.read_metadata().state_dict_metadata.items()
         if name.startswith("model.") and isinstance(item, TensorStorageMetadata)
     }
+    added = {name for name in stored if name.endswith((IN, OUT, SCALE))}
     names = {ours: ours for ours in weight_map(card.model)}
-    extra = {name: entry for name, entry in stored.items() if name not in names}
-    shapes = {name: entry.shape for name, entry in stored.items()}
-    _complete(found.path, names, stored, extra, shapes, card.model)
+    plain = {name: entry for name, entry in stored.items() if name not in added}
+    extra = {name: entry for name, entry in plain.items() if name not in names}
+    shapes = {name: entry.shape for name, entry in plain.items()}
+    _complete(found.path, names, plain, extra, shapes, card.model)
 
     def read(wanted: list[str]) -> dict[str, Tensor]:
-        tensors = {name: torch.empty(stored[name].shape, dtype=stored[name].dtype) for name in wanted}
+        stems = {name.removesuffix(".weight") for name in wanted}
+        needed = [*wanted, *(name for name in added if name[: name.rindex(".")] in stems)]
+        tensors = {name: torch.empty(stored[name].shape, dtype=stored[name].dtype) for name in needed}
         with warnings.catch_warnings():  # it warns that there is one process, which is meant
             warnings.simplefilter("ignore")
             load({"model": tensors}, storage_reader=FileSystemReader(found.path), no_dist=True)
-        return tensors
+        return merge(tensors)
 
-    return Source(found, card.model, stored, found.path / "tokenizer.json", read)
+    return Source(
+        found, card.model, {name: plain[name] for name in names}, found.path / "tokenizer.json", read
+    )
 
 
 def _complete(

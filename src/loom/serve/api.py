@@ -205,9 +205,14 @@ def _same_model(served: Served, name: str | None) -> None:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body.decode("utf-8"))
+        value = json.loads(body.decode("utf-8"))
+        if b"\\u" in body:  # an escape may stand for half a character, which no text holds
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except UnicodeDecodeError as error:
         raise bad_request(f"The body is not UTF-8 (byte {error.start}).") from None
+    except UnicodeEncodeError:
+        raise bad_request("The body escapes half of a surrogate pair, which is no character.") from None
     except (ValueError, RecursionError) as error:
         raise bad_request(f"The body is not JSON: {error}.") from None
 

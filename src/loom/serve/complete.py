@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 
-import loom
 from loom.chat.format import DEFAULT, FORMATS, Message, Renderer
 from loom.errors import LoomError
+from loom.library import load
 from loom.model.sampling import Sampling, choose
 from loom.model.transformer import Transformer
 from loom.serve.decoder import Decoder
@@ -70,7 +70,7 @@ def open_session(path: Path, dtype: str = "float32") -> Session:
     """MODEL, opened for generation. Raises `LoomError` for what is no model and for an unknown type."""
     if dtype not in DTYPES:
         raise LoomError(f"--dtype {dtype!r} is not known; use float32 or bf16.")
-    model, tokenizer = loom.load(path, DTYPES[dtype])
+    model, tokenizer = load(path, DTYPES[dtype])
     return Session(Decoder(model), tokenizer)
 
 

@@ -142,6 +142,13 @@ def text_logprobs(tokens: list[Token], tokenizer: Tokenizer, offset: int) -> dic
     def shown(index: int) -> str:
         return tokenizer.token_bytes(index).decode("utf-8", errors="replace")
 
+    def best(token: Token) -> dict[str, float]:
+        """By text; where several tokens look alike (parts of characters), the most likely one."""
+        likely: dict[str, float] = {}
+        for index, value in token.top:
+            likely.setdefault(shown(index), value)
+        return likely
+
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -149,7 +156,7 @@ def text_logprobs(tokens: list[Token], tokenizer: Tokenizer, offset: int) -> dic
     return {
         "tokens": [shown(t.id) for t in tokens],
         "token_logprobs": [t.logprob for t in tokens],
-        "top_logprobs": [{shown(i): value for i, value in t.top} for t in tokens],
+        "top_logprobs": [best(t) for t in tokens],
         "text_offset": offsets,
     }
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import uvicorn
 
 from loom.console import console
 from loom.errors import LoomError
@@ -42,8 +48,6 @@ def serve(recipe: Serve) -> None:
 
     Raises `LoomError` for a model that is none, an address that needs a key, or a port that is taken.
     """
-    import uvicorn
-
     loopback = is_loopback(recipe.host)
     key = recipe.key or os.environ.get(KEY)
     if not loopback and not key:
@@ -74,13 +78,29 @@ def serve(recipe: Serve) -> None:
             limit_concurrency=1024,
         )
         try:
-            uvicorn.Server(config).run()
+            _Server(config).run()
         except SystemExit:
             raise LoomError(
                 f"Cannot listen on {recipe.host}:{recipe.port}: the port is taken or not allowed. "
                 f"Give another --port."
             ) from None
         engine.close(drain=True, seconds=30)
+
+
+class _Server(uvicorn.Server):
+    """Ends with success after a signal, which uvicorn itself would raise again at its end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def is_loopback(host: str) -> bool:

@@ -12,6 +12,7 @@ import torch
 from loom.model.huggingface import read_folder
 from loom.model.transformer import Transformer
 from loom.train.checkpoint import load_model
+from loom.train.metadata import check_metadata
 from loom.train.start import find_model
 
 
@@ -24,9 +25,12 @@ class ModelFolder:
 
 
 def model_folder(path: Path) -> ModelFolder:
-    """What lies at `path`. Raises `LoomError` if it is no model."""
+    """What lies at `path`. Raises `LoomError` if it is no model, or a checkpoint that could run code."""
     found = find_model(path)
-    return ModelFolder(found, "huggingface" if (found / "config.json").is_file() else "checkpoint")
+    if (found / "config.json").is_file():
+        return ModelFolder(found, "huggingface")
+    check_metadata(found)
+    return ModelFolder(found, "checkpoint")
 
 
 def open_model(path: Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelFolder]:
