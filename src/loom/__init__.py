@@ -1,39 +1,21 @@
-"""Loom: one framework for a whole language model, from raw documents to an answer and back."""
+"""Loom: one framework for a whole language model, from raw documents to an answer and back.
+
+`loom.load(path)` gives a model and its tokenizer; every stage is a function of its room.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import Any
 
 from loom.errors import LoomError
+from loom.version import VERSION as __version__
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-
-    from loom.model.transformer import Transformer
-    from loom.tokens.tokenizer import Tokenizer
-
-__version__ = "0.1.0"
 __all__ = ["LoomError", "__version__", "load"]
 
 
-def load(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Transformer, Tokenizer]:
-    """A model and its tokenizer from a run folder, a checkpoint or a Hugging Face folder.
-
-    Weights are on the CPU, in `dtype` or else as they are stored. Raises `LoomError` for a folder that is
-    no model, for a damaged one, and for a tokenizer that is not the model's.
-    """
-    from pathlib import Path
-
-    from loom.tokens.tokenizer import Tokenizer
-    from loom.train.opening import open_model
-
-    model, folder = open_model(Path(path), dtype)
-    tokenizer = Tokenizer.load(folder.path)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise LoomError(
-            f"The tokenizer in {folder.path} has {tokenizer.vocab_size:,} entries but the model only "
-            f"{model.config.vocab_size:,} rows: it is another model's tokenizer."
-        )
-    return model, tokenizer
+def __getattr__(name: str) -> Any:
+    # `load` needs torch, and most of Loom does not: it is imported when it is asked for.
+    if name == "load":
+        return importlib.import_module("loom.library").load
+    raise AttributeError(f"module 'loom' has no attribute {name!r}")

@@ -24,8 +24,8 @@ from typing import IO, Any
 
 import xxhash
 
-import loom
 from loom.errors import LoomError
+from loom.version import VERSION
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
@@ -206,7 +206,7 @@ def commit(
     """
     body: dict[str, Any] = {
         "kind": kind,
-        "loom": loom.__version__,
+        "loom": VERSION,
         "recipe": recipe,
         "inputs": [asdict(item) for item in sorted(inputs, key=lambda item: item.path)],
         "outputs": [asdict(item) for item in sorted(outputs, key=lambda item: item.path)],

@@ -17,10 +17,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-import loom
 from loom.cli.verbs import VERBS
 from loom.console import console
 from loom.errors import LoomError
+from loom.version import VERSION
 
 EPILOG = "Also: --json prints one JSON object as the last line; --debug shows a traceback on an error."
 
@@ -41,7 +41,7 @@ class Verbs(TyperGroup):
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        print(f"loom {loom.__version__}: from raw documents to a model's answer, and back.\n")
+        print(f"loom {VERSION}: from raw documents to a model's answer, and back.\n")
         print("Usage: loom VERB [OPTIONS] ...      loom VERB --help shows a verb's options and an example\n")
         width = max(map(len, VERBS))
         group = ""
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with 0, 1 (an error) or 2 (bad usage)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
-        print(f"loom {loom.__version__}")
+        print(f"loom {VERSION}")
         sys.exit(0)
     options, rest = _split_at_dashes(words)
     as_json, debug = "--json" in options, "--debug" in options

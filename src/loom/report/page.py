@@ -12,13 +12,13 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-import loom
 from loom.artifact import atomic_write
 from loom.report import ancestry, bars, compare, curves, flow
 from loom.report.data import ReportData, Training
 from loom.report.figures import count, duration, number, size
 from loom.report.html import Html, el, join
 from loom.report.significance import verdict, verdicts
+from loom.version import VERSION
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -52,7 +52,7 @@ def render(data: ReportData) -> str:
         *(el("section", body, id=anchor) for _, anchor, body in drawn),
         el(
             "footer",
-            el("p", f"Drawn by Loom {loom.__version__} from the run's own records."),
+            el("p", f"Drawn by Loom {VERSION} from the run's own records."),
             el("p", f"Not in these records: {', '.join(absent)}.") if absent else None,
             *(el("p", note) for note in data.notes),
         ),

@@ -169,9 +169,9 @@ def environment(recipe: Mapping[str, Any]) -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    import loom
+    from loom.version import VERSION
 
-    found = {"Loom": loom.__version__, "Python": platform.python_version()}
+    found = {"Loom": VERSION, "Python": platform.python_version()}
     for name in ("torch", "numpy"):
         try:
             found[name] = version(name)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-import loom
 from loom import artifact
 from loom.report.ancestry import nodes
 from loom.report.data import (
@@ -34,6 +33,7 @@ from loom.report.page import write_report
 from loom.road.answers import read_answers
 from loom.road.evaluation import FIGURES, paired_change, read_figures
 from loom.road.result import closing_object, read_metrics, read_seconds
+from loom.version import VERSION
 
 TITLES = {
     "rank_accuracy": ("Which function does this sentence describe? (of four)", 0.25),
@@ -82,7 +82,7 @@ def report_data(out: Path) -> ReportData:
         lineage=nodes(artifact.lineage(out / "export")),
         energy=estimate(sum(seconds.values()), os.cpu_count() or 1, Grid()),
         environment={
-            "Loom": loom.__version__,
+            "Loom": VERSION,
             "Python": platform.python_version(),
             "torch": torch.__version__,
             "system": platform.platform(terse=True),

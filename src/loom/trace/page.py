@@ -10,9 +10,9 @@ from typing import Any
 
 import jinja2
 
-import loom
 from loom.artifact import atomic_write
 from loom.trace.visible import step_ranges, visible
+from loom.version import VERSION
 
 SHADES = 4  # of relevance
 
@@ -61,7 +61,7 @@ def _write(path: Path, template: str, **values: Any) -> None:
         autoescape=True, loader=jinja2.FunctionLoader(_asset), undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"visible": visible, "steps": step_ranges, "thousands": lambda n: f"{n:,}"}
-    page = environment.get_template(template).render(version=loom.__version__, **values)
+    page = environment.get_template(template).render(version=VERSION, **values)
     with atomic_write(path) as stream:
         stream.write(page.encode())
 

@@ -33,7 +33,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-import loom
 from loom.errors import LoomError
 from loom.model.config import ModelConfig
 from loom.model.transformer import Transformer
@@ -42,6 +41,7 @@ from loom.tokens.shards import SpecialToken
 from loom.train.lora import merge
 from loom.train.optimizer import StepGuard
 from loom.train.parallel import World
+from loom.version import VERSION
 
 # One process alone saves without a process group on purpose.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -119,7 +119,7 @@ def write_manifest(
     ]
     body = {
         "kind": kind,
-        "loom": loom.__version__,
+        "loom": VERSION,
         "recipe": recipe,
         "inputs": sorted(listed, key=lambda item: item["path"]),
         "outputs": sorted(outputs, key=lambda item: str(item["path"])),

@@ -1,7 +1,15 @@
-"""DPO's reference pass: what the model that tuning starts from gives every answer, computed once."""
+"""DPO's reference pass: what the model that tuning starts from gives every answer, computed once.
+
+The values are a cache named by what they were made from: the model's digest, the data's fingerprint and
+the precision. A file of another model or other data has another name and is never read; one that was
+changed, cut short or holds a value that is no number is refused. Before the first step some values are
+computed once more and compared, so that training starts with margins of zero and a loss of ln 2, or not
+at all.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,29 +18,52 @@ import torch
 from torch import Tensor, nn
 
 from loom.errors import LoomError
-from loom.tokens.digest import digest_json
+from loom.tokens.digest import digest_bytes, digest_json
 from loom.train.data import Pairs
 from loom.train.objective import answer_logprobs
 from loom.train.parallel import World
 
+TOLERANCE = {"float32": (1e-3, 1e-4), "bf16": (0.5, 0.02)}  # absolute (nats) and relative, an answer
+
 
 @torch.no_grad()
 def reference_logprobs(
-    model: nn.Module, data: Pairs, micro_batch: int, world: World, folder: Path, identity: object
+    model: nn.Module,
+    data: Pairs,
+    micro_batch: int,
+    world: World,
+    folder: Path,
+    identity: object,
+    precision: str,
 ) -> Tensor:
-    """[pairs, 2] float32: log p of chosen and rejected, kept in `folder` as reference.npy and .json.
+    """[pairs, 2] float32: log p of chosen and rejected under `model`, kept in `folder`.
 
-    Pairs are parted over the ranks. What lies in `folder` is used if it was made from the same model,
-    data, length and precision (`identity`), else made anew. Raises `LoomError` for a value that is not
-    finite.
+    Pairs are parted over the ranks. Raises `LoomError` for a value that is not finite, and for a cache
+    that was changed or does not agree with what the model gives now.
     """
-    path, header = folder / "reference.npy", folder / "reference.json"
-    key = digest_json(identity)
-    if header.is_file() and path.is_file() and json.loads(header.read_bytes()).get("key") == key:
-        return torch.from_numpy(np.load(path))
+    path = folder / f"reference-{digest_json(identity)}.npy"
+    cached = world.gather(path.is_file() if world.first else None)[0]
+    if cached:
+        values = _read(path, data.instances)
+        _agree(values, model, data, micro_batch, world, path, precision)
+        return values
+    values = _compute(model, data, micro_batch, world)
+    if not bool(values.isfinite().all()):
+        raise LoomError(
+            "The reference model gives an answer a log-probability that is not finite: check dpo.reference."
+        )
+    if world.first:
+        _write(path, values)
+    world.barrier()
+    _agree(values, model, data, micro_batch, world, path, precision)
+    return values
+
+
+def _compute(model: nn.Module, data: Pairs, micro_batch: int, world: World) -> Tensor:
     values = torch.full((data.instances, 2), torch.nan, dtype=torch.float32)
     mine = np.arange(world.rank, data.instances, world.size, dtype=np.int64)
-    rounds = -(-(-(-data.instances // world.size)) // micro_batch)
+    most = -(-data.instances // world.size)
+    rounds = -(-most // micro_batch)
     for number in range(rounds):
         # A sharded model needs every rank in every forward: a rank that ran out repeats its last pairs.
         pairs = mine[number * micro_batch : (number + 1) * micro_batch]
@@ -43,15 +74,45 @@ def reference_logprobs(
         parts = [torch.from_numpy(part) for part in world.gather(values.numpy())]
         for rank, part in enumerate(parts):
             values[rank :: world.size] = part[rank :: world.size]
-    if not bool(values.isfinite().all()):
-        raise LoomError(
-            "The reference model gives an answer a log-probability that is not finite: check dpo.reference."
-        )
-    if world.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".reference.npy.tmp", "wb") as stream:
-            np.save(stream, values.numpy())
-        (folder / ".reference.npy.tmp").replace(path)
-        header.write_text(json.dumps({"key": key, "pairs": data.instances}) + "\n", encoding="utf-8")
-    world.barrier()
     return values
+
+
+def _write(path: Path, values: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = io.BytesIO()
+    np.save(stream, values.numpy())
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(stream.getvalue())
+    header = {"pairs": len(values), "digest": digest_bytes(stream.getvalue())}
+    path.with_suffix(".json").write_text(json.dumps(header) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read(path: Path, pairs: int) -> Tensor:
+    data = path.read_bytes()
+    try:
+        header = json.loads(path.with_suffix(".json").read_bytes())
+        same = header == {"pairs": pairs, "digest": digest_bytes(data)}
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise LoomError(
+            f"{path} is not what it was when the reference pass wrote it. Remove {path.parent} and run the same "
+            f"command again: the pass is made anew."
+        )
+    return torch.from_numpy(np.load(io.BytesIO(data)))
+
+
+def _agree(
+    values: Tensor, model: nn.Module, data: Pairs, micro_batch: int, world: World, path: Path, precision: str
+) -> None:
+    pairs = np.arange(min(micro_batch, data.instances), dtype=np.int64)
+    now = answer_logprobs(model, data.collate(pairs).to(world.device))[0].cpu()
+    absolute, relative = TOLERANCE[precision]
+    if not torch.allclose(now, values[: len(pairs)], rtol=relative, atol=absolute):
+        worst = float((now - values[: len(pairs)]).abs().max())
+        raise LoomError(
+            f"{path} differs by up to {worst:.3g} nats an answer from what the reference model gives now, so the "
+            f"loss would not start at ln 2: it is of another model. Remove {path.parent} and run the same command "
+            f"again."
+        )
