@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +98,8 @@ def _read(path: Path, pairs: int) -> Tensor:
         same = False
     if not same:
         raise LoomError(
-            f"{path} is not what it was when the reference pass wrote it. Remove {path.parent} and run the same "
-            f"command again: the pass is made anew."
+            f"{path} is not what it was when the reference pass wrote it. Remove {path.parent} and run the "
+            f"same command again: the pass is made anew."
         )
     return torch.from_numpy(np.load(io.BytesIO(data)))
 
@@ -112,7 +113,7 @@ def _agree(
     if not torch.allclose(now, values[: len(pairs)], rtol=relative, atol=absolute):
         worst = float((now - values[: len(pairs)]).abs().max())
         raise LoomError(
-            f"{path} differs by up to {worst:.3g} nats an answer from what the reference model gives now, so the "
-            f"loss would not start at ln 2: it is of another model. Remove {path.parent} and run the same command "
-            f"again."
+            f"{path} differs by up to {worst:.3g} nats an answer from what the reference model gives now, so "
+            f"the loss would not start at ln 2: it is of another model. Remove {path.parent} and run the same "
+            f"command again."
         )

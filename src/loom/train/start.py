@@ -256,7 +256,13 @@ def _reference(
         )
     identity = [lineage["digest"], data.fingerprint, config.train.precision]
     values = reference_logprobs(
-        model, data, config.train.micro_batch_pairs, world, out / "reference", identity
+        model,
+        data,
+        config.train.micro_batch_pairs,
+        world,
+        out / "reference",
+        identity,
+        config.train.precision,
     )
     if config.dpo.reference is not None and initial is not None:
         load_full(blank, initial[1])
