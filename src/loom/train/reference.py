@@ -64,7 +64,7 @@ def _compute(model: nn.Module, data: Pairs, micro_batch: int, world: World) -> T
     values = torch.full((data.instances, 2), torch.nan, dtype=torch.float32)
     mine = np.arange(world.rank, data.instances, world.size, dtype=np.int64)
     most = -(-data.instances // world.size)
-    rounds = -(-most // micro_batch)
+    rounds = math.ceil(math.ceil(data.instances / world.size) / micro_batch)
     for number in range(rounds):
         # A sharded model needs every rank in every forward: a rank that ran out repeats its last pairs.
         pairs = mine[number * micro_batch : (number + 1) * micro_batch]
