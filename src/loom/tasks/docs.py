@@ -11,6 +11,7 @@ having learnt the others, nor lose because a wrong summary is text it knows.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,14 +137,16 @@ def hold_out(
     """Groups of four functions of one module to hold out, and how many functions have a near-copy.
 
     A summary can be held out if it has `min_words` words, no near-copy among the others, and is not a
-    call's signature (which would spell the name that is asked for).
+    call's signature (which would spell the name that is asked for); its function's name must not differ
+    from another's in case or punctuation alone, for then the question would be a trained one's twin.
     """
+    names = Counter(tuple(words(function.name)) for function in functions)
     copied = near_copies([function.summary for function in functions])
     eligible = [
         function
         for function, copy in zip(functions, copied, strict=True)
         if not copy and min(len(words(function.summary)), len(function.summary.split())) >= recipe.min_words
-        if not _spells_itself(function)
+        if not _spells_itself(function) and names[tuple(words(function.name))] == 1
     ]
     groups = [
         tuple(members[at : at + GROUP])
