@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-import loom
 from loom.artifact import atomic_write, digest_json
+from loom.errors import LoomError
 from loom.evals.items import Scores
 from loom.tasks.item import Item
+from loom.version import VERSION
 
 
 def folder() -> Path:
@@ -31,7 +32,7 @@ def folder() -> Path:
 
 def key(items: Sequence[Item], settings: Sequence[Any]) -> str:
     content = [[item.pairs, item.unconditioned, item.header, item.chat] for item in items]
-    return digest_json([loom.__version__, list(settings), content])
+    return digest_json([VERSION, list(settings), content])
 
 
 def read(name: str) -> Scores | None:
@@ -65,7 +66,7 @@ def write(name: str, scores: Scores) -> None:
     try:
         with atomic_write(folder() / f"{name}.json") as stream:
             stream.write(orjson.dumps(body))
-    except loom.LoomError:
+    except LoomError:
         return
 
 

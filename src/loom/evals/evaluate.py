@@ -16,7 +16,6 @@ from typing import Any
 
 import orjson
 
-import loom
 from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, write_json
 from loom.console import console
@@ -31,6 +30,7 @@ from loom.evals.written import WRITTEN, Written, write_answers
 from loom.recipe import to_plain
 from loom.tasks import data, registry
 from loom.tasks.item import Item, Task
+from loom.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         "model": {"path": artifact.relative(subject.path, out), "digest": subject.digest},
         "tokenizer": subject.tokenizer.digest,
         "dtype": subject.dtype,
-        "loom": loom.__version__,
+        "loom": VERSION,
         "max_length": _length(subject, recipe),
         "prefix": "end of text before an empty context, a chat prompt and a document; nothing otherwise",
         "seed": recipe.seed,
@@ -253,7 +253,7 @@ def judge_outputs(outputs: Path, reference: Path, judge: Judge, out: Path) -> Ar
     figures, facts = judged(judge, comparisons)
     body = {
         "results": clean({"alpaca_eval": figures}),
-        "loom": loom.__version__,
+        "loom": VERSION,
         "tasks": {"alpaca_eval": {**facts, "headline": next(iter(figures))}},
     }
     write_json(out / "results.json", body)

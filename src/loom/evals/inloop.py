@@ -1,6 +1,6 @@
 """Evaluation inside the training loop: fixed shapes, any number of ranks, sharded models.
 
-Everything is laid out once, when the callback is made: items and documents become rows, rows are
+Everything is laid out once, at the first evaluation: items and documents become rows, rows are
 packed into grids of one shape [rows, length] with a fixed number of predictions, and grids are dealt to
 the ranks. A rank that has fewer runs dummy grids, so that every rank makes the same number of forwards
 (a sharded model's forward is a collective) and nothing is ever recompiled. Sums are then added over the
@@ -84,12 +84,19 @@ class InLoop:
     budget: float | None = None
 
     def __post_init__(self) -> None:
+        self._readout = Readout()
+        self._items = [item for group in self.tasks.values() for item in group]
+        self._laid_out = False
+
+    def _lay_out(self) -> None:
+        """Once, at first use: by then the ranks are there."""
+        if self._laid_out:
+            return
+        self._laid_out = True
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._world = dist.get_world_size() if dist.is_initialized() else 1
-        self._readout = Readout()
-        items = [item for group in self.tasks.values() for item in group]
-        self._layout = Layout.of(*encode_items(items, self.tokenizer), self.length, widest=self.length)
-        self._items = items
+        encoded = encode_items(self._items, self.tokenizer)
+        self._layout = Layout.of(*encoded, self.length, widest=self.length)
         windows = perplexity.document_rows(self.documents, self.tokenizer.eos_id, self.length)
         self._ranking = self._pack(self._layout.rows, self._layout.count)
         self._reading = self._pack(windows, 2 * len(self.documents))
@@ -97,10 +104,12 @@ class InLoop:
     @property
     def tokens(self) -> int:
         """Tokens a rank reads in one evaluation, padding included."""
+        self._lay_out()
         batches = len(self._ranking.batches) + len(self._reading.batches)
         return batches * self.rows * self.length
 
     def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
+        self._lay_out()
         started = time.monotonic()
         was = model.training
         model.eval()

@@ -105,8 +105,8 @@ def baselines(
     """`unigram_entropy` and `bigram_entropy`: cross-entropy in nats a token of held-out documents.
 
     `training` is a token folder; without `documents`, all of its `heldout/` are measured. Every token
-    is predicted, with the end-of-text token that closes each document: exactly the tokens of the
-    validation loss (`loom.evals.heldout`). `tokens` is their number. Both distributions are over the
+    is predicted, with the end-of-text token that closes each document: exactly the tokens of
+    `loom.evals.perplexity.summary`'s loss. `tokens` is their number. Both distributions are over the
     tokenizer's entries, or over `vocabulary`.
     """
     folder = open_tokens(training)

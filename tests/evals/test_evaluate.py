@@ -1,0 +1,187 @@
+"""An evaluation as a folder: what it holds, that it is the same twice, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from loom import artifact
+from loom.errors import LoomError
+from loom.evals import cache
+from loom.evals.contamination import History
+from loom.evals.curve import evaluate_run
+from loom.evals.evaluate import EvalRecipe, evaluate, judge_outputs
+from loom.evals.judges import Replay
+from loom.evals.published import TABLE_3, table
+from loom.evals.subject import load_subject
+from loom.model.huggingface import config_to_huggingface, to_huggingface
+from tests.evals.conftest import byte_tokenizer, random_model
+from tests.tasks import rows
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model in Hugging Face's layout."""
+    out = tmp_path / "model"
+    out.mkdir()
+    model = random_model(context=512)
+    save_file(to_huggingface(model.state_dict(), model.config), out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(config_to_huggingface(model.config, 260, 261)))
+    (out / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
+    return out
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    out = tmp_path / "data"
+    (out / "mmlu").mkdir(parents=True)
+    for name, lines in {**rows.ROWS, "mmlu/world_religions": rows.MMLU}.items():
+        (out / f"{name}.test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return out
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+TASKS = ("piqa", "winogrande", "truthfulqa_mc2", "mmlu", "hellaswag:olmo-paper")
+
+
+def test_results_and_a_line_a_document(folder: Path, questions: Path, tmp_path: Path) -> None:
+    evaluate(load_subject(folder), EvalRecipe(tasks=TASKS, data=questions), tmp_path / "out")
+    body = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(body["results"]) == {*TASKS, "mmlu_world_religions"}
+    assert body["results"]["mmlu_world_religions"] == body["results"]["mmlu"]
+    for name in TASKS:
+        lines = read(tmp_path / "out" / f"{name}.jsonl")
+        result = body["results"][name]
+        assert result["n"] == len(lines)
+        assert [line["doc_id"] for line in lines] == list(range(len(lines)))
+        for metric in ("acc", "acc_norm", "bpb", "soft"):
+            if metric in lines[0]["values"]:
+                values = [line["values"][metric] for line in lines]
+                assert result[metric] == pytest.approx(np.mean(values))
+                assert result[f"{metric}_stderr"] == pytest.approx(
+                    np.std(values, ddof=1) / len(values) ** 0.5
+                )
+        for line in lines:
+            assert line["predictions"]["acc"] == int(np.argmax(line["loglikelihoods"]))
+    assert "acc_pmi" in body["results"]["hellaswag:olmo-paper"]
+    assert body["tasks"]["piqa"]["files"][0]["split"] == "test"
+
+
+def test_the_same_evaluation_twice_is_equal_and_needs_no_model(
+    folder: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = EvalRecipe(tasks=("piqa", "arc_easy:olmo-paper"), data=questions)
+    subject = load_subject(folder)
+    evaluate(subject, recipe, tmp_path / "one")
+    monkeypatch.setattr(type(subject.model), "forward", lambda *_, **__: pytest.fail("the model ran"))
+    evaluate(subject, recipe, tmp_path / "two")
+    for name in ("piqa.jsonl", "arc_easy:olmo-paper.jsonl"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_other_weights_or_rows_are_another_key(folder: Path, questions: Path) -> None:
+    from loom.tasks import data, registry
+
+    items = data.load(registry.task("piqa"), questions).items
+    keys = {cache.key(items, ["a"]), cache.key(items, ["b"]), cache.key(items[:1], ["a"])}
+    assert len(keys) == 3
+
+
+def test_text_by_domain(folder: Path, tmp_path: Path) -> None:
+    layout = tmp_path / "paloma" / "web" / "test"
+    layout.mkdir(parents=True)
+    lines = [{"text": f"Some text number {i}.", "subdomain": f"d{i % 2}"} for i in range(6)]
+    (layout / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "book.txt").write_text("It was a dark night. " * 60)
+    recipe = EvalRecipe(text=(tmp_path / "paloma", tmp_path / "book.txt"))
+    evaluate(load_subject(folder), recipe, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert set(results) == {"d0", "d1", "web", "book", "all"}
+    assert results["web"]["bytes"] == sum(len(line["text"]) for line in lines)
+    assert results["web"]["n"] == 6
+    assert results["book"]["bits_per_byte"] > 0
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LoomError, match="no text in"):
+        evaluate(load_subject(folder), EvalRecipe(text=(tmp_path / "empty",)), tmp_path / "x")
+
+
+def test_a_model_that_saw_the_rows_gets_no_figure(folder: Path, questions: Path, tmp_path: Path) -> None:
+    """Tuned on a file that holds PIQA's rows: the file is among the inputs of its token folder."""
+    rowfile = questions / "piqa.test.jsonl"
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    made = artifact.commit(
+        tokens,
+        "tokens",
+        recipe={},
+        inputs=[artifact.Input(artifact.relative(rowfile, tokens), artifact.digest_file(rowfile))],
+        outputs=[],
+        counters={},
+    )
+    artifact.commit(
+        folder, "model", recipe={}, inputs=[artifact.refer(made, folder)], outputs=[], counters={}
+    )
+    assert History(folder).saw([], [artifact.digest_file(rowfile)]) is not None
+    recipe = EvalRecipe(tasks=("piqa", "sciq"), data=questions)
+    evaluate(load_subject(folder), recipe, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert results["piqa"]["n"] == 0
+    assert "acc" not in results["piqa"]
+    assert "acc" in results["sciq"]
+
+
+def test_written_answers_keep_the_upstream_schema_and_no_judge_means_no_number(
+    folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    reference = questions / "alpaca_eval.reference.jsonl"
+    lines = [{"instruction": f"Say {word}.", "output": word, "dataset": "d"} for word in ("yes", "no")]
+    reference.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe = EvalRecipe(tasks=("alpaca_eval",), data=questions, chat=True, max_new_tokens=4)
+    evaluate(load_subject(folder), recipe, tmp_path / "out")
+    answers = read(tmp_path / "out" / "alpaca_eval.jsonl")
+    assert [set(answer) for answer in answers] == [{"dataset", "instruction", "output", "generator"}] * 2
+    result = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["alpaca_eval"]
+    assert set(result) == {"n", "empty_answers"}
+
+
+def test_answers_in_a_file_are_judged_under_the_judges_name(shared_data: Path, tmp_path: Path) -> None:
+    judge = Replay(shared_data / "chat" / "alpaca_eval.annotations.jsonl.gz")
+    answers = tmp_path / "answers.jsonl"
+    rows_ = [
+        {"instruction": c.instruction, "output": c.answer, "generator": "m"} for c in judge.comparisons()
+    ]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    judge_outputs(answers, shared_data / "chat" / "alpaca_eval.reference.jsonl.gz", judge, tmp_path / "out")
+    result = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["alpaca_eval"]
+    assert result["alpaca_win[replay]"] == pytest.approx(84.22360248447205)
+    assert result["not_judged"] == 0
+
+
+def test_the_papers_table_has_the_papers_averages() -> None:
+    averages = {"OLMo-1B": 60.4, "OLMo-7B": 69.3, "Llama-2-7B": 70.5, "Pythia 1B": 54.5, "MPT-7B": 69.8}
+    for model, average in averages.items():
+        assert np.mean(TABLE_3[model]) == pytest.approx(average, abs=0.1)
+    _, lines = table({"results": {"piqa": {"acc": 0.5, "n": 3}}, "tasks": {"piqa": {"headline": "acc"}}})
+    assert lines[-1][1:] == [None] * 8  # lm-eval's PIQA is not the paper's
+
+
+def test_nothing_to_do_and_no_checkpoints_are_errors(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoomError, match="Nothing to evaluate"):
+        evaluate(load_subject(folder), EvalRecipe(), tmp_path / "out")
+    with pytest.raises(LoomError, match="no checkpoints"):
+        evaluate_run(folder, EvalRecipe(), tmp_path / "out")
+    with pytest.raises(LoomError, match="--data"):
+        evaluate(load_subject(folder), EvalRecipe(tasks=("piqa",)), tmp_path / "out")

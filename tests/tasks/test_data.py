@@ -1,0 +1,154 @@
+"""Rows: which file is read, what is wrong with a row, what a sample is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from loom.errors import LoomError
+from loom.tasks import data, mmlu, registry
+from tests.tasks import rows
+
+
+def write(folder: Path, name: str, lines: list[dict[str, Any]]) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (folder / name).write_bytes(gzip.compress(text, mtime=0) if name.endswith(".gz") else text)
+
+
+def test_the_protocols_split_comes_first_then_validation(tmp_path: Path) -> None:
+    write(tmp_path, "arc_easy.validation.jsonl.gz", rows.ARC)
+    task = registry.task("arc_easy")
+    assert data.load(task, tmp_path).found[0].split == "validation"
+    write(tmp_path, "arc_easy.test.jsonl", rows.ARC[:1])
+    assert data.load(task, tmp_path).found[0].split == "test"
+    assert data.load(task, tmp_path, split="validation").rows == len(rows.ARC)
+
+
+def test_the_hubs_own_files_are_read(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(rows.PIQA)
+    pq.write_table(table, tmp_path / "piqa.validation.parquet")
+    first = data.load(registry.task("piqa"), tmp_path).items
+    (tmp_path / "piqa.validation.parquet").unlink()
+    with (
+        pa.OSFile(str(tmp_path / "piqa.validation.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
+        out.write_table(table)
+    assert data.load(registry.task("piqa"), tmp_path).items == first
+
+
+def test_a_missing_file_names_itself_and_where_it_comes_from(tmp_path: Path) -> None:
+    with pytest.raises(LoomError, match=r"piqa\.validation\.jsonl.*baber/piqa"):
+        data.load(registry.task("piqa"), tmp_path)
+    with pytest.raises(LoomError, match=r"abstract_algebra\.test\.jsonl.*cais/mmlu"):
+        data.load(registry.task("mmlu"), tmp_path)
+
+
+BAD = [
+    ("piqa", {"goal": "g", "sol1": "a", "label": 0}, "no field 'sol2'"),
+    ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": 2}, "number 2 of 2 choices"),
+    ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": -1}, "number -1 of 2"),
+    ("piqa", {"goal": "g", "sol1": "a", "sol2": "", "label": 0}, "choice 1 .* empty"),
+    ("arc_easy", {**rows.ARC[0], "answerKey": "E"}, "answerKey 'E' is none"),
+    ("arc_easy", {**rows.ARC[0], "choices": {"text": ["a"], "label": ["A", "B"]}}, "1 choices for 2 labels"),
+    ("hellaswag", {**rows.HELLASWAG[0], "label": ""}, "label is '', not a number"),
+    ("winogrande", {**rows.WINOGRANDE[0], "sentence": "No gap."}, "no blank"),
+    ("winogrande", {**rows.WINOGRANDE[0], "answer": ""}, "answer is ''"),
+    ("copa", {**rows.COPA[0], "question": "why"}, "not cause or effect"),
+    ("truthfulqa_mc2", {"question": "q", "mc2_targets": {"choices": ["a"], "labels": [1]}}, "some must be"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "why"), BAD)
+def test_a_bad_row_is_named_and_never_scored(
+    tmp_path: Path, name: str, row: dict[str, Any], why: str
+) -> None:
+    good = rows.ROWS[name]
+    write(tmp_path, f"{name}.validation.jsonl", [*good, row])
+    with pytest.raises(LoomError, match=f"jsonl:{len(good) + 1}.*{why}"):
+        data.load(registry.task(name), tmp_path)
+    loaded = data.load(registry.task(name), tmp_path, skip_bad=True)
+    assert len(loaded.items) == len(good)
+    assert list(loaded.bad) == [f"{name}.validation.jsonl:{len(good) + 1}"]
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "piqa.validation.jsonl").write_text('{"goal"\n')
+    with pytest.raises(LoomError, match=r"piqa\.validation\.jsonl:1"):
+        data.load(registry.task("piqa"), tmp_path)
+
+
+def test_the_papers_sample_is_catwalks(tmp_path: Path) -> None:
+    many = [{**rows.PIQA[i % 3], "goal": str(i)} for i in range(1500)]
+    write(tmp_path, "piqa.validation.jsonl", many)
+    items = data.load(registry.task("piqa:olmo-paper"), tmp_path).items
+    assert [item.doc_id for item in items] == sorted(random.Random(1234).sample(range(1500), 1000))
+    assert [item.doc_id for item in data.load(registry.task("piqa"), tmp_path, limit=5).items] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_examples_come_from_the_dev_file(tmp_path: Path) -> None:
+    write(tmp_path, "mmlu/world_religions.test.jsonl", rows.MMLU)
+    with pytest.raises(LoomError, match="shows 5 examples"):
+        data.load(registry.task("mmlu:5shot"), tmp_path)
+    write(tmp_path, "mmlu/world_religions.dev.jsonl", rows.MMLU_DEV)
+    for item in data.load(registry.task("mmlu:5shot"), tmp_path).items:
+        assert item.header.count("Answer:") == 5
+        assert item.pairs[0][0].startswith(item.header)
+        assert item.group == "world_religions"
+
+
+def test_names() -> None:
+    assert len(mmlu.SUBJECTS) == 57
+    assert registry.task("piqa:lm-eval") is registry.task("piqa")
+    assert registry.task("mmlu_astronomy").subjects == ("astronomy",)
+    assert [task.name for task in registry.tasks(["quick", "piqa"])].count("piqa") == 1
+    with pytest.raises(LoomError, match="Did you mean 'hellaswag'"):
+        registry.task("helaswag")
+    with pytest.raises(LoomError, match="no suite 'all'"):
+        registry.suite("all")
+    for suite in registry.SUITES.values():
+        assert registry.tasks(suite)
+
+
+def test_protocols_differ_where_the_reference_says() -> None:
+    row = {"question": "q", "passage": "Title -- Text.", "label": 1}
+    ours, loop = (registry.task(name).render(0, row) for name in ("boolq", "boolq:olmo-inloop"))
+    assert ours.pairs[0][0] == "Title -- Text.\nQuestion: q?\nAnswer:"
+    assert loop.pairs[0][0] == "Text.\nQuestion: q?\nAnswer:"
+    assert (ours.choices, ours.gold) == (("no", "yes"), 1)
+    assert (loop.choices, loop.gold) == (("yes", "no"), 0)
+    bare = rows.SCIQ[1]
+    assert registry.task("sciq").render(0, bare).pairs[0][0].startswith("\nQuestion")
+    assert registry.task("sciq:olmo-paper").render(0, bare).pairs[0][0].startswith("Question")
+    hella = registry.task("hellaswag").render(0, rows.HELLASWAG[0])
+    assert hella.pairs[2][1] == "  paints a wall."  # what stood in brackets leaves its space
+    assert registry.task("piqa:olmes").render(0, rows.PIQA[1]).pairs[0][0] == "Goal: Dry wet shoes\nAnswer:"
+    assert registry.task("arc_easy:olmo-paper").render(0, rows.ARC[0]).unconditioned == "Answer:"
+
+
+def test_truthfulqa_from_the_authors_table() -> None:
+    row = {
+        "Question": "Q?",
+        "Best Answer": "Nothing",
+        "Correct Answers": "Nothing; It passes.",
+        "Incorrect Answers": "You die; Nothing",
+    }
+    one, two = (registry.task(f"truthfulqa_mc{i}").render(0, row) for i in (1, 2))
+    assert one.choices == ("Nothing.", "You die.")
+    assert one.gold == 0
+    assert two.choices == ("Nothing.", "It passes.", "You die.")
+    assert two.gold == (0, 1)
