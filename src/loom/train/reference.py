@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,7 @@ def _compute(model: nn.Module, data: Pairs, micro_batch: int, world: World) -> T
     values = torch.full((data.instances, 2), torch.nan, dtype=torch.float32)
     mine = np.arange(world.rank, data.instances, world.size, dtype=np.int64)
     most = -(-data.instances // world.size)
-    rounds = math.ceil(math.ceil(data.instances / world.size) / micro_batch)
+    rounds = -(-most // micro_batch)
     for number in range(rounds):
         # A sharded model needs every rank in every forward: a rank that ran out repeats its last pairs.
         pairs = mine[number * micro_batch : (number + 1) * micro_batch]
