@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[2]
 
 def begin(config: Path, out: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src")))}
-    return subprocess.Popen([sys.executable, "-m", "tests.train.killed", config, out], env=environment, cwd=ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.train.killed", config, out], env=environment, cwd=ROOT
+    )
 
 
 def wait_for_progress(run: subprocess.Popen[bytes], out: Path, lines: int) -> bool:

@@ -115,7 +115,7 @@ def memory(
     size = 2 if bf16 else 4
     if shards > 1:
         # The root's matrices stay gathered; one block computes, the next is on its way, one is reduced.
-        gathered = size * (rest + 2 * block) + size * max(block, rest) + 4 * max(block, rest)
+        gathered = float(size * (rest + 2 * block)) + size * max(block, rest) + 4 * max(block, rest)
     else:
         # Without sharding products cast their weight; autograd keeps the casts until backward.
         gathered = float(size * (parameters if bf16 else 0))
