@@ -14,7 +14,7 @@ import pytest
 
 from loom.corpus import attributes, documents, taggers
 from loom.corpus.documents import make_batch
-from loom.corpus.taggers import Texts
+from loom.corpus.taggers import Texts, language
 
 ORACLE = Path(__file__).resolve().parents[1] / "oracles" / "dolma_tag.py"
 NAMES = (
@@ -35,11 +35,12 @@ PIECES = (
 )  # fmt: skip
 
 
-def run_dolma(python: Path, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+def run_dolma(
+    python: Path, rows: Sequence[dict[str, Any]], names: Sequence[str], *more: str
+) -> list[dict[str, Any]]:
     data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
-    done = subprocess.run(
-        [str(python), str(ORACLE), ",".join(names)], input=data, capture_output=True, check=True, timeout=600
-    )
+    command = [str(python), str(ORACLE), ",".join(names), *more]
+    done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=600)
     return [orjson.loads(line)["attributes"] for line in done.stdout.splitlines()]
 
 
@@ -115,6 +116,20 @@ def test_equal_on_this_machine(dolma: Path, tmp_path: Path) -> None:
     ]
     assert len(rows) > 300
     check_equal(dolma, rows)
+
+
+def test_language_is_dolma_s_with_the_same_model(dolma: Path, shared_data: Path) -> None:
+    names = ("ft_lang_id_en_doc_v2", "ft_lang_id_1e2", "ft_lang_id_en_paragraph_with_doc_score_v2")
+    with gzip.open(shared_data / "text" / "c4.jsonl.gz") as stream:
+        rows = [orjson.loads(line) for _, line in zip(range(60), stream, strict=False)]
+    rows += [{"id": "de", "text": "Guten Tag.\n\nWie geht es dir heute?"}, {"id": "empty", "text": ""}]
+    ours, theirs = run_loom(rows, names), run_dolma(dolma, rows, names, str(language.model_path()))
+    for mine, other in zip(ours, theirs, strict=True):
+        for name in names:
+            assert mine[name].keys() == other[name].keys()
+            for key, spans in mine[name].items():
+                assert [span[:2] for span in spans] == [span[:2] for span in other[name][key]]
+                assert [s[2] for s in spans] == pytest.approx([s[2] for s in other[name][key]], abs=2e-5)
 
 
 def test_naughty_words_are_all_known(dolma: Path) -> None:

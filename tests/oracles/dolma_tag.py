@@ -1,6 +1,6 @@
 """Run by the oracle's own Python: Dolma's taggers over JSON lines on standard input.
 
-    python dolma_tag.py TAGGER,TAGGER < documents.jsonl > attributes.jsonl
+    python dolma_tag.py TAGGER,TAGGER [LID_MODEL] < documents.jsonl > attributes.jsonl
 
 One line a document: {"id", "attributes": {tagger: {key: [[start, end, score], ...]}}}.
 """
@@ -15,8 +15,10 @@ def main() -> None:
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null), contextlib.redirect_stdout(null):
         from dolma.core.data_types import InputSpec
         from dolma.core.registry import TaggerRegistry
-        from dolma.taggers import c4, gopher, length, pii  # noqa: F401 (they register themselves)
+        from dolma.taggers import c4, gopher, language, length, pii  # noqa: F401 (they register themselves)
 
+        if len(sys.argv) > 2:
+            language.FastTextAllLanguagesDocumentTagger.MODEL_PATH = sys.argv[2]
         made = {name: TaggerRegistry.get(name)() for name in sys.argv[1].split(",")}
     for line in sys.stdin:
         row = json.loads(line)

@@ -10,16 +10,13 @@ Every step is a list of content-addressed tasks over files, so a killed run goes
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import orjson
 
 from loom.artifact import (
     MANIFEST,
@@ -32,78 +29,20 @@ from loom.artifact import (
     load,
     refer,
 )
-from loom.corpus import attributes, documents, expression, tag
-from loom.corpus.attributes import Spans, key_name
-from loom.corpus.decontaminate import Questions
+from loom.corpus import documents, expression, tag
 from loom.corpus.dedupe import exact
-from loom.corpus.documents import Batch, as_rows, write_lines
-from loom.corpus.mix import Edit, apply, merge
+from loom.corpus.mix import DUPLICATE_DOCUMENT, EMPTY, NOT_SAMPLED, dead_rows, mix_task, prepare_mix, sidecar
+from loom.corpus.rules import Curate, source_files
 from loom.corpus.sampling import fraction
 from loom.corpus.tag import File
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
 from loom.errors import LoomError
-from loom.recipe import nearest, to_plain
+from loom.recipe import to_plain
+
+__all__ = ["Curate", "curate"]
 
 WORK = "work"
-DUPLICATE_DOCUMENT, NOT_SAMPLED, EMPTY = "duplicate_document", "not_sampled", "nothing_left"
-DUPLICATE_PARAGRAPH, HELD_OUT = "duplicate_paragraph", "held_out"
 UNITS = {"line": 1, "block": 2}
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is asked of a source's documents. Spans with a score of at least 0.5 are replaced."""
-
-    taggers: tuple[str, ...]
-    remove: Mapping[str, str] = field(default_factory=dict)
-    replace: Mapping[str, str] = field(default_factory=dict)
-    paragraphs: bool = True  # look for duplicate paragraphs
-
-
-@dataclass(frozen=True)
-class Source:
-    """A source: its files (below the recipe's `documents` by default), its rules, the share of it to keep."""
-
-    rules: str
-    documents: tuple[str, ...] = ()
-    share: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError("share must be above 0 and at most 1")
-
-
-@dataclass(frozen=True)
-class Dedupe:
-    """Exact duplicates: whole documents, and paragraphs (lines, or blocks between empty lines)."""
-
-    documents: bool = True
-    paragraphs: bool = True
-    unit: Literal["line", "block"] = "block"
-    fewest_words: int = 12
-
-
-@dataclass(frozen=True)
-class Curate:
-    """A curation recipe."""
-
-    sources: Mapping[str, Source]
-    rules: Mapping[str, Rules]
-    documents: str = ""
-    dedupe: Dedupe = Dedupe()
-    decontaminate: Questions | None = None
-    fewest_characters: int = 1  # of what is left once spans are cut
-    keep_removed: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, source in self.sources.items():
-            if source.rules not in self.rules:
-                near = nearest(source.rules, self.rules)
-                raise ValueError(
-                    f"sources.{name}.rules is {source.rules!r}; "
-                    + (f"did you mean {near!r}?" if near else f"there are {', '.join(self.rules)}")
-                )
 
 
 def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
@@ -156,34 +95,6 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     for folder in ("removed", "rejected"):
         tag.remove_empty(out / folder)
     return artifact
-
-
-def source_files(recipe: Curate, at: Path | None = None) -> dict[str, list[File]]:
-    """Each source's document files in order, named `<source>/<file>`.
-
-    Paths are relative to the working directory; with `at`, the curated folder, the recorded input is tried
-    where that folder's manifest says it lies, so that a moved tree still finds it.
-    """
-    root = Path(recipe.documents)
-    if at is not None and not root.exists():
-        moved = [at / item.path for item in load(at).inputs if (at / item.path / MANIFEST).exists()]
-        root = Path(os.path.normpath(moved[0])) if moved else root
-    known: dict[Path, str] = {}
-    if recipe.documents and (root / MANIFEST).exists():
-        known = {root / item.path: item.digest for item in load(root, "documents").outputs}
-    files = {}
-    for name, source in recipe.sources.items():
-        patterns = list(source.documents) or [str(root / "documents" / name)]
-        if not source.documents and not recipe.documents:
-            raise LoomError(f"The recipe names no documents for the source {name!r}: set `documents`.")
-        files[name] = [
-            File(file.path, f"{name}/{file.path.name}", known.get(file.path, file.digest))
-            for file in tag.find(patterns)
-        ]
-        names = {file.name for file in files[name]}
-        if len(names) < len(files[name]):
-            raise LoomError(f"The source {name!r} has two files of one name; give them different names.")
-    return files
 
 
 def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> list[Input]:
@@ -246,23 +157,6 @@ def _judge(
         )
     settings = {"dedupe": to_plain(recipe.dedupe), "seed": recipe.seed}
     return engine.run(Operation("judge", 1, _judge_task, settings, threads=True), tasks, out, "judge")
-
-
-def sidecar(out: Path, tagger: str, name: str, ids: Sequence[str]) -> dict[str, Spans]:
-    """A tagger's spans by key for a whole file; rows that do not line up with `ids` are an error."""
-    parts: dict[str, list[Spans]] = {}
-    seen: list[str] = []
-    prefix = key_name(tagger, tagger, "")
-    for names, spans in attributes.read(out / name):
-        seen += names
-        for key, value in spans.items():
-            parts.setdefault(key.removeprefix(prefix), []).append(value)
-    if seen != list(ids):
-        raise LoomError(
-            f"{out / name} has {len(seen):,} rows that do not line up with the {len(ids):,} documents. "
-            f"Remove it and run the same command again."
-        )
-    return {key: attributes.concatenate(values) for key, values in parts.items()}
 
 
 def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
@@ -389,18 +283,12 @@ def _pick(rows: Sequence[Any], files: Any, places: Any) -> Any:
     return np.array([rows[f][p] for f, p in zip(files.tolist(), places.tolist(), strict=True)], np.int64)
 
 
-def _dead_rows(out: Path, names: Sequence[str], index: int) -> Any:
-    tables = [exact.load(out / name).get(f"{index:08d}") for name in names]
-    found = [table for table in tables if table is not None]
-    return np.concatenate(found) if found else np.zeros((0, 3), np.int64)
-
-
 def _duplicate_paragraphs(settings: Any, task: Task, out: Path) -> Done:
     parts, places = [], []
     for index, name in enumerate(task.parameters["judged"]):
         judged = exact.load(out / name)
         alive = judged["verdict"] < 0
-        alive[_dead_rows(out, task.parameters["documents"], index)[:, 0]] = False
+        alive[dead_rows(out, task.parameters["documents"], index)[:, 0]] = False
         where = np.flatnonzero(alive[judged["spans"][:, 0]])
         parts.append(judged["paragraphs"][where])
         places.append(where)
@@ -457,132 +345,8 @@ def _mix(
             )
         )
     settings = {"questions": to_plain(recipe.decontaminate)}
-    operation = Operation("mix", 1, _mix_task, settings, _prepare_mix, threads=True)
+    operation = Operation("mix", 1, mix_task, settings, prepare_mix, threads=True)
     return engine.run(operation, tasks, out, "mix")
-
-
-def _prepare_mix(settings: Mapping[str, Any]) -> Any:
-    from loom.corpus import decontaminate
-
-    if settings["questions"] is None:
-        return None
-    questions = Questions(**settings["questions"])
-    return decontaminate.hold(decontaminate.read_texts(questions), questions.ngram, questions.shortest)
-
-
-def _mix_task(held: Any, task: Task, out: Path) -> Done:
-    parameters = task.parameters
-    batches = list(documents.read(Path(parameters["path"])))
-    ids = [identity for batch in batches for identity in batch.ids]
-    judged = exact.load(out / parameters["judged"])
-    fate: list[str | None] = [None if v < 0 else parameters["rules"][v] for v in judged["verdict"].tolist()]
-    survivors: dict[int, tuple[int, int]] = {}
-    for row, other, place in _dead_rows(out, parameters["documents"], parameters["index"]).tolist():
-        fate[row] = DUPLICATE_DOCUMENT
-        survivors[row] = (other, place)
-    edits = _edits(held, parameters, batches, ids, judged, out)
-    counters: dict[str, Any] = {
-        "removed": {}, "removed_bytes": {}, "masked": {}, "cut": {}, "held_out_hits": 0,
-        "documents_out": 0, "bytes_out": 0,
-    }  # fmt: skip
-    row = 0
-    with (
-        write_lines(out / task.outputs[0]) as kept,
-        write_lines(out / task.outputs[1]) as removed,
-    ):
-        for batch in batches:
-            for document in as_rows(batch):
-                text = document["text"]
-                rule = fate[row]
-                if rule is None and row in edits:
-                    merged = merge(edit for edit, _ in edits[row])
-                    document["text"] = apply(text, merged)
-                    if len(document["text"].strip()) < parameters["fewest_characters"]:
-                        rule, document["text"] = EMPTY, text
-                    else:
-                        _count_edits(counters, edits[row])
-                elif rule is None and len(text.strip()) < parameters["fewest_characters"]:
-                    rule = EMPTY
-                if rule is None:
-                    kept.write(orjson.dumps(document) + b"\n")
-                    counters["documents_out"] += 1
-                    counters["bytes_out"] += len(document["text"].encode())
-                else:
-                    size = len(text.encode())
-                    counters["removed"][rule] = counters["removed"].get(rule, 0) + 1
-                    counters["removed_bytes"][rule] = counters["removed_bytes"].get(rule, 0) + size
-                    if parameters["keep_removed"]:
-                        document["removed"] = {"rule": rule}
-                        if row in survivors:
-                            document["removed"]["survivor"] = _id_of(parameters["files"], *survivors[row])
-                        removed.write(orjson.dumps(document) + b"\n")
-                row += 1
-    gone = sum(counters["removed"].values()) if parameters["keep_removed"] else 0
-    return Done({task.outputs[0]: counters["documents_out"], task.outputs[1]: gone}, counters)
-
-
-def _edits(
-    held: Any,
-    parameters: Mapping[str, Any],
-    batches: Sequence[Batch],
-    ids: Sequence[str],
-    judged: Any,
-    out: Path,
-) -> dict[int, list[tuple[Edit, int]]]:
-    """Edits by row, each with the number of matches it stands for."""
-    edits: dict[int, list[tuple[Edit, int]]] = {}
-    by_tagger = {t: sidecar(out, t, name, ids) for t, name in parameters["sidecars"].items()}
-    for name, replacement in parameters["replace"].items():
-        tagger, _, key = name.partition(".")
-        if ids and key not in by_tagger[tagger]:
-            near = nearest(key, by_tagger[tagger])
-            raise LoomError(
-                f"replace reads {name!r}, but {tagger!r} writes {', '.join(by_tagger[tagger])}."
-                + (f" Did you mean {tagger}.{near}?" if near else "")
-            )
-        if ids:
-            spans = by_tagger[tagger][key]
-            for row, start, end, score in zip(
-                spans.rows().tolist(), spans.starts.tolist(), spans.ends.tolist(), spans.scores.tolist(),
-                strict=True,
-            ):  # fmt: skip
-                if score >= 0.5:
-                    edits.setdefault(row, []).append((Edit(start, end, replacement, key), 1))
-    for partition in parameters["paragraphs"]:
-        table = exact.load(out / partition).get(f"{parameters['index']:08d}")
-        if table is not None:
-            for row, start, end in judged["spans"][table].tolist():
-                edits.setdefault(row, []).append((Edit(start, end, "", DUPLICATE_PARAGRAPH), 1))
-    if held is not None:
-        from loom.corpus import decontaminate
-
-        first = 0
-        for batch in batches:
-            spans = decontaminate.find(held, *batch.utf8())
-            for row, start, end, score in zip(
-                spans.rows().tolist(), spans.starts.tolist(), spans.ends.tolist(), spans.scores.tolist(),
-                strict=True,
-            ):  # fmt: skip
-                edits.setdefault(first + row, []).append((Edit(start, end, "", HELD_OUT), int(score)))
-            first += len(batch)
-    return edits
-
-
-def _count_edits(counters: dict[str, Any], edits: Sequence[tuple[Edit, int]]) -> None:
-    for edit, matches in edits:
-        kind = "masked" if edit.replacement else "cut"
-        counters[kind][edit.kind] = counters[kind].get(edit.kind, 0) + 1
-        if edit.kind == HELD_OUT:
-            counters["held_out_hits"] += matches
-
-
-def _id_of(files: Sequence[str], index: int, row: int) -> str:
-    seen = 0
-    for batch in documents.read(Path(files[index])):
-        if row < seen + len(batch):
-            return batch.ids[row - seen]
-        seen += len(batch)
-    raise AssertionError("the survivor is a row of its file")
 
 
 def _count(

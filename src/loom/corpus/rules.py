@@ -1,0 +1,100 @@
+"""A curation recipe: which sources, which rules for each, what is deduplicated and decontaminated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from loom.artifact import MANIFEST, load
+from loom.corpus import tag
+from loom.corpus.decontaminate import Questions
+from loom.corpus.tag import File
+from loom.errors import LoomError
+from loom.recipe import nearest
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of a source's documents. Spans with a score of at least 0.5 are replaced."""
+
+    taggers: tuple[str, ...]
+    remove: Mapping[str, str] = field(default_factory=dict)
+    replace: Mapping[str, str] = field(default_factory=dict)
+    paragraphs: bool = True  # look for duplicate paragraphs
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source: its files (below the recipe's `documents` by default), its rules, the share of it to keep."""
+
+    rules: str
+    documents: tuple[str, ...] = ()
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError("share must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Dedupe:
+    """Exact duplicates: whole documents, and paragraphs (lines, or blocks between empty lines)."""
+
+    documents: bool = True
+    paragraphs: bool = True
+    unit: Literal["line", "block"] = "block"
+    fewest_words: int = 12
+
+
+@dataclass(frozen=True)
+class Curate:
+    """A curation recipe."""
+
+    sources: Mapping[str, Source]
+    rules: Mapping[str, Rules]
+    documents: str = ""
+    dedupe: Dedupe = Dedupe()
+    decontaminate: Questions | None = None
+    fewest_characters: int = 1  # of what is left once spans are cut
+    keep_removed: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, source in self.sources.items():
+            if source.rules not in self.rules:
+                near = nearest(source.rules, self.rules)
+                raise ValueError(
+                    f"sources.{name}.rules is {source.rules!r}; "
+                    + (f"did you mean {near!r}?" if near else f"there are {', '.join(self.rules)}")
+                )
+
+
+def source_files(recipe: Curate, at: Path | None = None) -> dict[str, list[File]]:
+    """Each source's document files in order, named `<source>/<file>`.
+
+    Paths are relative to the working directory; with `at`, the curated folder, the recorded input is tried
+    where that folder's manifest says it lies, so that a moved tree still finds it.
+    """
+    root = Path(recipe.documents)
+    if at is not None and not root.exists():
+        moved = [at / item.path for item in load(at).inputs if (at / item.path / MANIFEST).exists()]
+        root = Path(os.path.normpath(moved[0])) if moved else root
+    known: dict[Path, str] = {}
+    if recipe.documents and (root / MANIFEST).exists():
+        known = {root / item.path: item.digest for item in load(root, "documents").outputs}
+    files = {}
+    for name, source in recipe.sources.items():
+        patterns = list(source.documents) or [str(root / "documents" / name)]
+        if not source.documents and not recipe.documents:
+            raise LoomError(f"The recipe names no documents for the source {name!r}: set `documents`.")
+        files[name] = [
+            File(file.path, f"{name}/{file.path.name}", known.get(file.path, file.digest))
+            for file in tag.find(patterns)
+        ]
+        names = {file.name for file in files[name]}
+        if len(names) < len(files[name]):
+            raise LoomError(f"The source {name!r} has two files of one name; give them different names.")
+    return files

@@ -1,0 +1,69 @@
+"""`loom why`, `loom stat`, `loom curate --plan` and `--check` on the corpus of the curation tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loom.corpus.curate import curate
+from loom.corpus.plan import check, plan
+from loom.corpus.statistics import files_of, histograms, write_page
+from loom.corpus.why import why
+from loom.engine import LocalEngine
+from loom.errors import LoomError
+from tests.corpus.test_curate import corpus, recipe, write
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("why")
+    raw = write(root / "raw", corpus(), 3)
+    curate(recipe(raw), root / "out", LocalEngine(1))
+    return root / "out"
+
+
+def test_why_names_the_rule_and_its_values(curated: Path) -> None:
+    found = why("short", curated)
+    assert (found["kept"], found["removed_by"]) == (False, "short")
+    assert found["rules"] == [
+        {
+            "rule": "short",
+            "expression": "gopher_v2.word_count < 5",
+            "matched": True,
+            "values": "word_count = 2",
+        }
+    ]
+
+
+def test_why_names_the_survivor_and_the_masks(curated: Path) -> None:
+    assert why("copy of p2", curated)["survivor"] == "p2"
+    found = why("p3", curated)
+    assert found["kept"]
+    assert {item["text"] for item in found["spans"]} == {"someone@example.org", "10.1.2.3"}
+    assert why("p0", curated)["spans"] == []
+    assert [item["kind"] for item in why("p9", curated)["spans"]] == ["cut: duplicate or held-out text"]
+
+
+def test_why_of_nobody(curated: Path) -> None:
+    with pytest.raises(LoomError, match="No document 'p99'"):
+        why("p99", curated)
+
+
+def test_histograms_count_every_document(curated: Path, tmp_path: Path) -> None:
+    (found,) = histograms(files_of([str(curated / "attributes" / "gopher_v2")]), "gopher_v2__word_count")
+    assert (found.documents, found.present, sum(found.counts)) == (40, 40, 40)
+    assert found.edges[0] == 0.0
+    write_page([found], tmp_path / "page.html")
+    assert "word_count" in (tmp_path / "page.html").read_text()
+    with pytest.raises(LoomError, match="No attribute's name"):
+        histograms(files_of([str(curated / "attributes" / "gopher_v2")]), "nothing")
+
+
+def test_plan_and_check(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", corpus(), 3)
+    assert plan(recipe(raw))["sources"]["s"]["files"] == 3
+    assert check(recipe(raw))["s"] == 14
+    wrong = {"r": {"taggers": ["pii_v1"], "replace": {"pii_v1.EMAIL": "x"}}}
+    with pytest.raises(LoomError, match=r"pii_v1\.EMAIL_ADDRESS"):
+        check(recipe(raw, rules=wrong))
