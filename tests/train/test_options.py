@@ -1,0 +1,141 @@
+"""Options that must not change what is learnt, and guards that must."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loom.errors import LoomError
+from loom.train.average import average
+from loom.train.checkpoint import checkpoints, load_model, read_weights
+from loom.train.config import BatchStage, OptimizerConfig, ScheduleConfig
+from loom.train.loop import train
+from loom.train.optimizer import WINDOW, StepGuard, build_optimizer
+from loom.train.schedule import clip_limit, learning_rate
+
+from .test_loop import losses, recipe
+from .tokens import learnable, write_tokens
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    return write_tokens(tmp_path / "tokens", [learnable(9000, 64, 1)])
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_recomputing_changes_nothing(tmp_path: Path, tokens: Path, mode) -> None:
+    train(recipe(tokens), tmp_path / "plain")
+    train(recipe(tokens, recompute=mode), tmp_path / mode)
+    assert losses(tmp_path / mode) == pytest.approx(losses(tmp_path / "plain"), abs=1e-6)
+
+
+def test_batch_stages_read_on_where_the_last_stopped(tmp_path: Path, tokens: Path) -> None:
+    config = recipe(tokens, steps=10, batch_stages=(BatchStage(4, 512), BatchStage(8, 128)))
+    train(config, tmp_path / "run")
+    import json
+
+    seen = [
+        json.loads(line)["tokens"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert seen == [256, 512, 768, 1280, 1792, 2304, 2816, 2944, 3072, 3200]
+
+
+def test_a_batch_changed_in_mid_run_goes_on_in_the_order(tmp_path: Path, tokens: Path) -> None:
+    import json
+
+    train(recipe(tokens, steps=5), tmp_path / "run")
+    train(recipe(tokens, steps=8, batch_tokens=512), tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["tokens"] for line in lines][4:] == [1280, 1792, 2304, 2816]
+
+
+def test_published_learning_rates_of_the_7b() -> None:
+    schedule = ScheduleConfig(kind="linear", warmup=5000)
+    rates = [learning_rate(step, 476_838, 3e-4, schedule) for step in (1, 5000, 5001, 476_838, 500_000)]
+    assert rates == pytest.approx([3.0054e-5, 3e-4, 2.999994e-4, 3e-5, 3e-5], rel=1e-6)
+    assert learning_rate(900, 1000, 1.0, ScheduleConfig(kind="wsd", decay=200, floor=0.0)) == pytest.approx(
+        0.5
+    )
+    assert learning_rate(800, 1000, 1.0, ScheduleConfig(kind="wsd", decay=200, floor=0.0)) == 1.0
+
+
+def test_clipping_limits_of_the_7b() -> None:
+    config = OptimizerConfig(clip=1.0, clip_warmup_steps=1000, clip_warmup_factor=10.0)
+    assert [clip_limit(step, config) for step in (1, 2, 1001, 1002)] == [1.0, 10.0, 10.0, 1.0]
+
+
+def test_only_matrices_decay() -> None:
+    from loom.model.config import ModelConfig
+    from loom.model.transformer import Transformer
+
+    model = Transformer(ModelConfig(32, 1, 2, 64, 128, 16, norm="rmsnorm", qk_norm=True, norm_after=True))
+    decayed, plain = build_optimizer(model, OptimizerConfig()).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {names[id(p)] for p in plain["params"]} == {
+        n for n in names.values() if "norm" in n or n == "embed.weight"
+    }
+    assert "head.weight" in {names[id(p)] for p in decayed["params"]}
+    tied = Transformer(ModelConfig(32, 1, 2, 64, 128, 16, tied=True))
+    assert len(build_optimizer(tied, OptimizerConfig(decay_embeddings=True)).param_groups) == 1
+
+
+def test_a_step_that_is_not_finite_leaves_the_weights_alone() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    guard = StepGuard(None, torch.device("cpu"))
+    for norm, moved in ((1.0, True), (float("nan"), False), (2.0, True)):
+        before = weight.detach().clone()
+        weight.grad = torch.full((3,), norm)
+        optimizer.found_inf = guard.check(torch.tensor(1.0), torch.tensor(norm))
+        optimizer.step()
+        assert bool((weight != before).all()) is moved
+    assert int(guard.skipped) == int(guard.not_finite) == 1
+
+
+def test_a_spike_is_skipped_once_there_is_a_window() -> None:
+    guard = StepGuard(6.0, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    for step in range(WINDOW + 20):
+        value = 1 + 0.1 * torch.randn((), generator=generator)
+        assert float(guard.check(value, value)) == 0, step
+    assert float(guard.check(torch.tensor(5.0), torch.tensor(1.0))) == 1
+    assert float(guard.check(torch.tensor(1.0), torch.tensor(1.0))) == 0
+    assert int(guard.skipped) == 1 and int(guard.not_finite) == 0
+
+
+def test_average_is_the_mean(tmp_path: Path, tokens: Path) -> None:
+    train(recipe(tokens, checkpoint_every=4), tmp_path / "run")
+    folders = checkpoints(tmp_path / "run")
+    out = average(folders, tmp_path / "mean")
+    model, _ = load_model(out)
+    parts = [read_weights(folder) for folder in folders]
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, sum(part[name] for part in parts) / len(parts))
+    with pytest.raises(LoomError, match="at least two"):
+        average(folders[:1], tmp_path / "one")
+
+
+def test_a_divergent_run_stops_and_keeps_its_last_checkpoint(
+    tmp_path: Path, tokens: Path, monkeypatch
+) -> None:
+    from loom.train import loop
+
+    whole = loop.clip_gradients
+    calls = iter(range(100))
+
+    def poisoned(parameters, limit):
+        if next(calls) == 6:
+            parameters[0].grad[0] = torch.nan
+        return whole(parameters, limit)
+
+    monkeypatch.setattr(loop, "clip_gradients", poisoned)
+    config = recipe(tokens)
+    with pytest.raises(LoomError, match=r"NaN or infinite at or before step 7"):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    plain = read_weights(train(config, tmp_path / "run"))
+    whole_run = read_weights(train(replace(config), tmp_path / "whole"))
+    assert all(torch.equal(plain[name], tensor) for name, tensor in whole_run.items())
