@@ -155,7 +155,7 @@ def contend(name: str, shape: dict[str, Any], batch: int, device: str, steps: in
     """In this process: seconds of the best step, seconds of the first, peak memory in bytes."""
     import torch
 
-    kind, _, compiled = name.partition("-compiled")
+    kind = name.removesuffix("-compiled")
     fast = name.endswith("-compiled")
     match kind:
         case "loom":
