@@ -117,13 +117,17 @@ def finish(out: Path) -> dict[str, Any]:
 
 def show(body: dict[str, Any]) -> None:
     """Tables of a `results.json`: tasks with their headline metric, text with bits per byte."""
-
     ranked, measured = [], []
     for name, result in body["results"].items():
         if "bytes" in result:
-            measured.append(
-                [name, result["bits_per_byte"], result["bits_per_byte_stderr"], result["bytes"], result["n"]]
-            )
+            row = [
+                name,
+                result["bits_per_byte"],
+                result["bits_per_byte_stderr"],
+                result["bytes"],
+                result["n"],
+            ]
+            measured.append([*row, result.get("training_share")])
             continue
         parent = next((task for task in body["tasks"] if name == task or name.startswith(f"{task}_")), name)
         facts = body["tasks"].get(name, body["tasks"].get(parent, {}))
@@ -135,4 +139,4 @@ def show(body: dict[str, Any]) -> None:
         columns = ["task", "split", "n", "headline", "value", "±", "acc", "acc_norm", "gold bits/byte"]
         console.table("Tasks", columns, ranked, left=2)
     if measured:
-        console.table("Text", ["domain", "bits per byte", "±", "bytes", "documents"], measured)
+        console.table("Text", ["domain", "bits per byte", "±", "bytes", "documents", "of training"], measured)

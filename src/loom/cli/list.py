@@ -19,7 +19,7 @@ def run(
 
     Example: loom list taggers pii
     """
-    kinds = {"taggers": _taggers, "recipes": _recipes}
+    kinds = {"taggers": _taggers, "tasks": _tasks, "presets": _presets, "recipes": _recipes}
     if what not in kinds:
         from loom.errors import LoomError
         from loom.recipe import nearest
@@ -38,6 +38,34 @@ def _taggers() -> tuple[list[str], list[tuple[str, ...]]]:
 
     rows: list[tuple[str, ...]] = [(item.name, item.spans, item.source, item.summary) for item in available()]
     return ["name", "spans", "source", "what"], rows
+
+
+def _tasks() -> tuple[list[str], list[tuple[str, ...]]]:
+    from loom.tasks.registry import SUITES, TASKS
+
+    rows: list[tuple[str, ...]] = [
+        (
+            task.name,
+            task.splits[0] if task.splits else "",
+            ", ".join(task.metrics),
+            str(task.shots),
+            "all" if task.sample is None else f"{task.sample:,}",
+            task.source,
+        )
+        for task in TASKS.values()
+    ]
+    rows += [(name, "", "", "", "", f"suite: {', '.join(SUITES[name])}") for name in SUITES]
+    return ["name", "split", "reports", "shots", "rows", "from"], rows
+
+
+def _presets() -> tuple[list[str], list[tuple[str, ...]]]:
+    from loom.model.presets import PRESETS
+
+    rows: list[tuple[str, ...]] = [
+        (name, f"{shape.parameters:,}", str(shape.n_layers), str(shape.d_model), str(shape.context_length))
+        for name, shape in PRESETS.items()
+    ]
+    return ["name", "parameters", "layers", "width", "context"], rows
 
 
 def _recipes() -> tuple[list[str], list[tuple[str, ...]]]:

@@ -36,6 +36,7 @@ class History:
         self.files: dict[str, str] = {}
         self.missing: list[str] = []
         self.turns: dict[str, set[str]] = {}
+        self.tokens: dict[str, int] = {}
         try:
             root = artifact.lineage(model)
         except LoomError:
@@ -45,8 +46,19 @@ class History:
                 self.missing.append(str(node.path))
             if node.kind in ("file", "missing", "folder"):
                 self.files[node.digest] = str(node.path)
-            elif node.kind == "tokens" and "chat" in artifact.load(node.path).facts:
-                self.turns[str(node.path)] = set(_user_turns(node.path))
+            elif node.kind == "tokens":
+                facts = artifact.load(node.path).facts
+                if "chat" in facts:
+                    self.turns[str(node.path)] = set(_user_turns(node.path))
+                else:
+                    for source, counts in facts.get("tokens", {}).get("sources", {}).items():
+                        self.tokens[source] = self.tokens.get(source, 0) + counts["tokens"]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each source's share of the tokens of the model's pretraining folders."""
+        total = sum(self.tokens.values())
+        return {source: count / total for source, count in self.tokens.items()} if total else {}
 
     def saw(self, prompts: Sequence[str], digests: Sequence[str]) -> Seen | None:
         """Where the model saw these prompts or one of these files, None if nowhere."""

@@ -96,6 +96,9 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
     if recipe.text:
         before = time.monotonic()
         found, lines = evaluate_text(subject, recipe)
+        for name, share in history.shares.items():
+            if name in found:  # the fit follows the mixture
+                found[name]["training_share"] = share
         results |= found
         names.append("text.jsonl")
         _write_lines(out / "text.jsonl", lines)
@@ -113,7 +116,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
     }
     write_json(out / "results.json", body)
     names.append("results.json")
-    return artifact.commit(
+    made = artifact.commit(
         out,
         "evaluation",
         recipe=_plain(recipe, out),
@@ -122,6 +125,8 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         counters={"tasks": len(sources), "text": len(recipe.text)},
         started=started,
     )
+    write_json(out / artifact.RUN, artifact.read_run(out) | {"seconds_by_task": seconds})
+    return made
 
 
 def evaluate_task(
@@ -137,6 +142,8 @@ def evaluate_task(
         skip_bad=recipe.skip_bad,
         split=recipe.split,
     )
+    if len(loaded.found) < len(task.subjects):
+        console.say(f"{task.name}: {len(loaded.found)} of {len(task.subjects)} subjects are in {recipe.data}")
     prompts = [_question(item) for item in loaded.items]
     seen = history.saw(prompts, [found.digest for found in loaded.found])
     if seen is not None:
@@ -163,10 +170,14 @@ def evaluate_task(
         of = [index for index, item in enumerate(loaded.items) if item.group == group]
         results[f"{task.name}_{group}"] = summarise(task, loaded.items, scores, outcomes, of)
     facts = {
-        "files": [{"path": str(f.path), "split": f.split, "digest": f.digest} for f in loaded.found],
+        "files": [
+            {"path": f.path.relative_to(recipe.data).as_posix(), "split": f.split, "digest": f.digest}
+            for f in loaded.found
+        ],
         "protocol_split": task.splits[0] if task.splits else "",
         "headline": task.metrics[0],
         "rows": loaded.rows,
+        "subjects": len(loaded.found) if task.subjects else 0,
         "bad": dict(loaded.bad),
         "truncated": scores.truncated,
         "not_scored": [loaded.items[index].doc_id for index in scores.lost],

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from loom.console import Progress
+from loom.evals import paloma
 from loom.evals.rows import Row, Scored, chain
 from loom.evals.scorer import Floats, Model, score_rows
 
@@ -142,7 +143,8 @@ def summary(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, float |
 
 def table(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, dict[str, float | int]]:
     """Figures by domain; a source of several domains pooled, with `macro_bits_per_byte` over them; and
-    where there are several sources, `all` together."""
+    where there are several sources, `all` together. Paloma's eleven sources, where all are
+    there, are combined as in the OLMo paper."""
     result: dict[str, dict[str, float | int]] = {}
     for domain, group in by(scores, "domain").items():
         result[domain] = summary(group, seed)
@@ -150,6 +152,9 @@ def table(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, dict[str,
     for source, group in sources.items():
         if source not in result:
             result[source] = summary(group, seed) | macro(group)
+    combined = [score for score in scores if score.source in paloma.COMBINED]
+    if len(by(combined, "source")) == len(paloma.COMBINED):
+        result[paloma.NAME] = summary(combined, seed) | macro(combined)
     if len(sources) > 1 and "all" not in result:
         result["all"] = summary(scores, seed) | macro(scores)
     return result

@@ -11,6 +11,7 @@ import torch
 
 from loom import artifact
 from loom.errors import LoomError
+from loom.evals.foreign import is_foreign, load_foreign
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.opening import open_model
 
@@ -36,17 +37,21 @@ def load_subject(path: Path, dtype: str = "float32", device: str | None = None) 
     if dtype not in DTYPES:
         raise LoomError(f"--dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, folder = open_model(path, DTYPES[dtype])
-    tokenizer = Tokenizer.load(folder.path)
-    if tokenizer.vocab_size > model.config.vocab_size:
+    model: Any
+    if is_foreign(path) and (path / "config.json").is_file():
+        model, there = load_foreign(path, DTYPES[dtype]), path
+        rows, length = model.vocab_size, model.context_length
+    else:
+        model, folder = open_model(path, DTYPES[dtype])
+        there, rows, length = folder.path, model.config.vocab_size, model.config.context_length
+    tokenizer = Tokenizer.load(there)
+    if tokenizer.vocab_size > rows:
         raise LoomError(
-            f"The tokenizer in {folder.path} has {tokenizer.vocab_size:,} entries but the model only "
-            f"{model.config.vocab_size:,} rows: it is another model's tokenizer."
+            f"The tokenizer in {there} has {tokenizer.vocab_size:,} entries but the model only {rows:,} rows: "
+            f"it is another model's tokenizer."
         )
     model = model.to(device).eval()
-    return Subject(
-        model, tokenizer, model.config.context_length, folder.path, digest(folder.path), dtype, device
-    )
+    return Subject(model, tokenizer, length, there, digest(there), dtype, device)
 
 
 def digest(path: Path) -> str:

@@ -1,0 +1,35 @@
+"""Paloma's sources (Magnusson et al. 2023), by their names on the Hub.
+
+The version that can be had has 546 domains from 16 sources. The first version's other two, The Pile (22
+domains) and ICE (17), cannot be hosted again. OLMo reports eleven sources, on the test split: the rest
+is code, or fringe text kept for measuring harm.
+"""
+
+from __future__ import annotations
+
+COMBINED = (
+    "c4_en",
+    "mc4",
+    "wikitext_103",
+    "ptb",
+    "redpajama",
+    "falcon-refinedweb",
+    "dolma-v1_5",
+    "m2d2_s2orc_unsplit",
+    "m2d2_wikipedia_unsplit",
+    "c4_100_domains",
+    "dolma_100_subreddits",
+)
+"""The eleven that the OLMo paper combines (section 4.2)."""
+
+OTHERS = (
+    "dolma_100_programing_languages",
+    "twitterAAE_HELM_fixed",
+    "manosphere_meta_sep",
+    "gab",
+    "4chan_meta_sep",
+)
+GONE = ("the_pile", "ice")
+
+NAME = "paloma-11"
+"""What the eleven together are called in results."""
