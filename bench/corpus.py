@@ -85,7 +85,6 @@ def tag(work: Path, loom: str, dolma: str, rounds: int) -> dict[str, Any]:
     config = {
         "documents": [str(work / "documents" / "*.gz")],
         "taggers": TAGGERS,
-        "destination": str(work / "dolma-tags"),
         "processes": PROCESSES,
     }
     path = work / "tag.json"
@@ -93,11 +92,16 @@ def tag(work: Path, loom: str, dolma: str, rounds: int) -> dict[str, Any]:
     ours = [loom, "tag", "--documents", str(work / "documents"), "--taggers", ",".join(TAGGERS)]
     ours += ["--out", str(work / "loom-tags"), "--workers", str(PROCESSES)]
     theirs = [dolma, "-c", str(path), "tag"]
+
+    def clear() -> None:
+        for name in TAGGERS:
+            shutil.rmtree(work / "attributes" / name, ignore_errors=True)
+
     result = {
         "loom": timed(ours, rounds + 1, lambda: shutil.rmtree(work / "loom-tags", ignore_errors=True)),
-        "dolma": timed(theirs, rounds, lambda: shutil.rmtree(work / "dolma-tags", ignore_errors=True)),
+        "dolma": timed(theirs, rounds, clear),
     }
-    mine, other = attributes(work / "loom-tags"), attributes(work / "dolma-tags")
+    mine, other = attributes(work / "loom-tags"), attributes(work / "attributes")
     differ = sum(mine[name] != other[name] for name in other)
     return {**result, "documents": len(other), "documents_that_differ": differ}
 

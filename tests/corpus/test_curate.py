@@ -125,6 +125,20 @@ def test_workers_and_split_do_not_matter(tmp_path: Path) -> None:
     assert one.counters == whole.counters
 
 
+def test_rows_that_are_no_documents_are_set_aside_and_counted(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", corpus(), 1)
+    with open(raw / "documents" / "s" / "part-01.jsonl", "wb") as stream:
+        stream.write(b'{broken\n{"id": "x"}\n' + orjson.dumps({"id": "fine", "text": prose(900)}) + b"\n")
+    artifact = curate(recipe(raw), tmp_path / "out", LocalEngine(1))
+    assert artifact.counters["rejected"] == 2
+    assert artifact.counters["documents_in"] == 41
+    lines = (tmp_path / "out" / "rejected" / "s" / "part-01.jsonl").read_bytes().splitlines()
+    assert [(row["line"], row["file"]) for row in map(orjson.loads, lines)] == [
+        (1, "part-01.jsonl"),
+        (2, "part-01.jsonl"),
+    ]
+
+
 def test_a_finished_run_is_left_alone_and_a_changed_recipe_is_not(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", corpus(), 2)
     curate(recipe(raw), tmp_path / "out", LocalEngine(1))

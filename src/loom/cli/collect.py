@@ -51,3 +51,27 @@ def python(
     console.table(f"Collected into {out}", ["source", "documents", "text", "found"], rows)
     console.say(f"{counters['functions']:,} functions with a summary")
     return {"out": str(out), **counters}
+
+
+@app.command()
+def dump(
+    kind: Annotated[str, typer.Argument(help="reddit, mediawiki, gutenberg, stack, c4 or pes2o.")],
+    input: Annotated[list[Path], typer.Option(help="The dump's files.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; finished files are kept.")],
+    blocklist: Annotated[str, typer.Option(help="Subreddits to leave out, one a line.")] = "",
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores by default.")] = None,
+) -> dict[str, Any]:
+    """A published dump as documents, by Dolma's rules for its kind.
+
+    Example: loom collect dump mediawiki --input simplewiki-articles.xml.bz2 --out corpus
+    """
+    from loom.corpus.sources.dumps import Dump, collect
+    from loom.engine import LocalEngine
+    from loom.recipe import build
+
+    values = {"kind": kind, "files": [str(path) for path in input], "blocklist": blocklist}
+    artifact = collect(build(values, Dump, "loom collect dump"), out, LocalEngine(workers))
+    counters = dict(artifact.counters)
+    rows = [(kind, counters["seen"], counters["documents"])]
+    console.table(f"Collected into {out}", ["kind", "entries", "documents"], rows)
+    return {"out": str(out), **counters}

@@ -65,7 +65,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     judged = _judge(recipe, owners, flat, tagged, out, engine)
     duplicates = _duplicates(recipe, judged, flat, out, engine)
     mixed = _mix(recipe, owners, flat, tagged, judged, duplicates, out, engine)
-    counters = _count(recipe, owners, judged, mixed)
+    counters = _count(recipe, owners, tagged, judged, mixed)
     if counters["documents_out"] == 0:
         raise LoomError(
             "The rules removed every document. "
@@ -350,7 +350,11 @@ def _mix(
 
 
 def _count(
-    recipe: Curate, owners: Sequence[str], judged: Sequence[Finished], mixed: Sequence[Finished]
+    recipe: Curate,
+    owners: Sequence[str],
+    tagged: Sequence[Finished],
+    judged: Sequence[Finished],
+    mixed: Sequence[Finished],
 ) -> dict[str, Any]:
     sources = {}
     for name in recipe.sources:
@@ -361,12 +365,13 @@ def _count(
         sources[name] = {
             "documents_in": before["documents"],
             "bytes_in": before["bytes"],
+            "rejected": sum(tagged[index].counters["rejected"] for index in here),
             **after,
             "removed": {rule: after["removed"][rule] for rule in rules if rule in after["removed"]},
             "matched": before.get("matched", {}),
         }
     total = {
         key: sum(part[key] for part in sources.values())
-        for key in ("documents_in", "bytes_in", "documents_out", "bytes_out", "held_out_hits")
+        for key in ("documents_in", "bytes_in", "rejected", "documents_out", "bytes_out", "held_out_hits")
     }
     return {**total, "sources": sources}

@@ -13,6 +13,8 @@ def show(counters: Mapping[str, Any]) -> None:
     rows: list[tuple[Any, ...]] = []
     for name, part in counters["sources"].items():
         rows.append((name, "in", part["documents_in"], format_bytes(part["bytes_in"])))
+        if part["rejected"]:
+            rows.append(("", "set aside: no documents", part["rejected"], None))
         rows += [
             ("", f"removed: {rule}", count, format_bytes(part["removed_bytes"][rule]))
             for rule, count in part["removed"].items()
