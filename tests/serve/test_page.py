@@ -47,7 +47,7 @@ def page(browser: Any, server: Running) -> Iterator[Any]:
         lambda r: problems.append(r.url) if not r.url.startswith((server.url, "data:", "blob:")) else None,
     )
     opened.goto(server.url + "/")
-    opened.wait_for_function("document.getElementById('model').textContent !== '…'")
+    opened.wait_for_selector("#facts:not(:empty)", state="attached")
     yield opened
     context.close()
     assert problems == []
@@ -68,7 +68,6 @@ def ask(page: Any, text: str) -> str:
     """Type, send, wait for the whole answer; its text."""
     page.fill("#input", text)
     page.press("#input", "Enter")
-    page.wait_for_function("document.getElementById('stop').hidden && !document.querySelector('.streaming')")
     page.wait_for_selector(".message.assistant:last-child .stats")
     return str(page.locator(".message.assistant .text").last.text_content())
 
@@ -179,7 +178,7 @@ def test_phone(browser: Any, server: Running) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 780}, color_scheme="dark")
     page = context.new_page()
     page.goto(server.url + "/")
-    page.wait_for_function("document.getElementById('model').textContent !== '…'")
+    page.wait_for_selector("#facts:not(:empty)", state="attached")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert not page.locator("#history").is_visible()
     page.click("#menu")
@@ -226,7 +225,7 @@ def test_a_click_on_an_answer_shows_its_documents(browser: Any, server: Running)
 
     page.route("**/loom/trace", answer)
     page.goto(server.url + "/")
-    page.wait_for_function("document.getElementById('model').textContent !== '…'")
+    page.wait_for_selector("#facts:not(:empty)", state="attached")
     few_tokens(page)
     text = ask(page, "Where from?")
     page.locator(".message.assistant .text").click()

@@ -1,0 +1,114 @@
+"""The explorer, clicked through in a headless browser; and what it refuses."""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loom.engine import LocalEngine
+from loom.errors import LoomError
+from loom.road.training import run_training
+from loom.serve.explorer import Explorer, make_server
+from loom.tokens.tokenize import Tokenize, tokenize
+from loom.trace.build import IndexTokens, build_index
+from tests.small import library_texts, make_tokenizer, write_lines
+from tests.trace.runs import lm
+
+HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=alert(1)> \x1b[31m a lighthouse keeper's tale"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explorer")
+    texts = [*library_texts()[:60], HOSTILE]
+    rows = [{"id": f"doc-{n}", "text": text, "source": "made"} for n, text in enumerate(texts)]
+    write_lines(folder / "documents" / "a.jsonl", rows)
+    tokenizer = make_tokenizer(folder)
+    tokenize(Tokenize((str(folder / "documents"),), tokenizer), folder / "tokens", LocalEngine(1))
+    build_index(IndexTokens(folder / "tokens"), folder / "index", LocalEngine(1))
+    run_training(lm(folder / "tokens", steps=40, batch=16), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def address(run: Path) -> Iterator[str]:
+    server = make_server(Explorer(run), 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def get(url: str, host: str | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(url, headers={"Host": host} if host else {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_every_page_answers_and_mistakes_are_named(address: str) -> None:
+    assert "tokens" in get(f"{address}/")[1]
+    assert "Step 3" in get(f"{address}/step?n=3")[1]
+    assert "no step 99" in get(f"{address}/step?n=99")[1]
+    assert get(f"{address}/step?n=x")[0] == 400
+    assert get(f"{address}/document?id=nobody")[0] == 400
+    assert get(f"{address}/find?q=a+AND+")[0] == 400
+    assert get(f"{address}/elsewhere")[0] == 404
+    assert get(f"{address}/", host="evil.example")[0] == 403
+
+
+def test_hostile_text_stays_text(address: str) -> None:
+    status, page = get(f"{address}/document?id=doc-60")
+    assert status == 200
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "\x1b" not in page
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoomError, match="no finished checkpoint"):
+        Explorer(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_clicked_through_by_mouse_and_by_keyboard(address: str, scheme: str) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as tools:
+        try:
+            browser = tools.chromium.launch()
+        except playwright.Error as error:
+            pytest.skip(f"there is no Chromium here: {str(error).splitlines()[0]}")
+        page = browser.new_page(color_scheme=scheme)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(address)
+        page.get_by_role("link", name="Trace").click()
+        page.get_by_label("Text").fill("Here a lighthouse keeper's tale is told.")
+        page.get_by_role("button", name="Trace").press("Enter")
+        page.get_by_role("link", name="doc-60").first.click()
+        assert "lighthouse keeper" in page.inner_text("main")
+        assert page.title() != "taken"
+        page.get_by_role("link", name="which read it first").press("Enter")
+        assert page.get_by_role("heading", level=1).inner_text().startswith("Step ")
+        page.get_by_role("link", name="Find").focus()
+        page.keyboard.press("Enter")
+        page.get_by_label("Phrases").fill("lighthouse keeper")
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="doc-60").wait_for()
+        page.goto(f"{address}/step?n=2")
+        page.get_by_role("link", name="Next").click()
+        assert page.get_by_role("heading", level=1).inner_text() == "Step 3"
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        lightness = sum(int(part) for part in background.removeprefix("rgb(").rstrip(")").split(","))
+        assert (lightness > 600) == (scheme == "light")
+        assert not problems
+        browser.close()
