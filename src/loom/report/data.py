@@ -38,13 +38,15 @@ class Rule:
     """One rule of curation.
 
     `removed` holds, by source, the documents dropped and the bytes that left with them or were cut out
-    of documents that stayed. `masked` counts spans that were replaced: nothing leaves with those.
+    of documents that stayed. `masked` counts spans that were replaced: nothing leaves with those. `cut`
+    counts spans that were cut out of documents that stayed.
     `touched` counts the documents that stayed and were changed.
     """
 
     name: str
     removed: Mapping[str, Amount] = field(default_factory=dict)
     masked: int = 0
+    cut: int = 0
     touched: int = 0
     note: str = ""  # what the rule looks for, in a few words
 

@@ -107,7 +107,7 @@ def _picture(flow: Flow, unit: str) -> Html:
         after = {source: left[source] - removed[source] for source in left}
         shapes += _peel(left, removed, y, rule)
         spine += _narrow(left, after, y)
-        if rule.masked:
+        if rule.masked or rule.cut:
             edge = max(start + width for start, width in _places(left).values())
             spine.append(
                 el(
@@ -241,6 +241,8 @@ def _label(rule: Rule, unit: str, everything: float) -> Html:
         sign = "−" if gone.bytes >= 0 else "+"
         amount = f"{sign}{documents}{size(abs(gone.bytes))}"
         parts.append(f"{amount} ({share:.1f} %)" if share >= 0.05 else amount)
+    if rule.cut:
+        parts.append(f"{count(rule.cut)} spans cut out")
     if rule.masked:
         where = f" in {count(rule.touched)} documents" if rule.touched else ""
         parts.append(f"{count(rule.masked)} spans masked{where}")

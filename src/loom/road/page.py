@@ -116,8 +116,8 @@ def flow(counters: Mapping[str, Any]) -> Flow:
     ]
     rules += [
         Rule(
-            f"cut: {kind.replace('_', ' ')}",
-            masked=sum(part["cut"].get(kind, 0) for part in sources.values()),
+            kind.replace("_", " "),
+            cut=sum(part["cut"].get(kind, 0) for part in sources.values()),
         )
         for kind in _names(sources, "cut")
     ]
@@ -140,10 +140,14 @@ def training(
     def points(key: str) -> tuple[tuple[float, float], ...]:
         return tuple((row["step"], row[key]) for row in rows if key in row)
 
+    validation = points("eval/validation/loss")
+    if body and validation:
+        # On the way a sample is measured; the end is measured over all held-out tokens.
+        validation = (*validation[:-1], (validation[-1][0], body["validation_loss"]))
     return Training(
         name,
         loss=points("loss"),
-        validation=points("eval/validation/loss"),
+        validation=validation,
         learning_rate=points("lr"),
         gradient_norm=points("grad_norm"),
         tokens_per_second=points("tokens_per_second"),
@@ -151,6 +155,7 @@ def training(
         unigram_entropy=body["unigram_entropy"] if body else None,
         bigram_entropy=body["bigram_entropy"] if body else None,
         objective=objective,
+        note="Validation: a sample of the held-out text on the way, all of it at the end." if body else "",
     )
 
 
