@@ -59,6 +59,7 @@ VERBS: dict[str, Verb] = {
         trace="the documents an answer echoes, and the steps that read them",
         lineage="what an artifact was made from, back to the raw files",
         inspect="the documents in one training step",
+        explore="browse a run: steps, phrases, documents, traces, on a local page",
         list="taggers, tasks, presets, recipes there are",
     ),
 }

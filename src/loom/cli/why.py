@@ -16,10 +16,11 @@ def run(
     curated: Annotated[Path, typer.Option(help="The folder that `loom curate` wrote.")] = Path(
         "runs/curated"
     ),
+    run: Annotated[Path | None, typer.Option(help="A run: the steps that read the document.")] = None,
 ) -> dict[str, Any]:
     """What happened to one document: the rule that dropped it, or the spans that were changed, with values.
 
-    Example: loom why python-docs/stdlib/textwrap --curated runs/quickstart/curated
+    Example: loom why python-docs/stdlib/textwrap --curated runs/quickstart/curated --run runs/quickstart/dpo
     """
     from loom.corpus.why import why
 
@@ -34,4 +35,13 @@ def run(
     if found["spans"]:
         spans = [(item["kind"], f"{item['start']}:{item['end']}", item["text"]) for item in found["spans"]]
         console.table("Spans that were changed", ["what", "where", "text"], spans, left=3)
+    if run is not None:
+        from loom.trace.takedown import runs_that_read
+        from loom.trace.visible import step_ranges
+
+        found["runs"] = runs_that_read([run], {document}).get(document, [])
+        for reading in found["runs"]:
+            console.say(f"{reading['run']} read it in steps {step_ranges(reading['steps'])}")
+        if not found["runs"]:
+            console.say(f"{run} has not read it.")
     return found
