@@ -125,6 +125,18 @@ def test_workers_and_split_do_not_matter(tmp_path: Path) -> None:
     assert one.counters == whole.counters
 
 
+def test_shares_draw_and_repeat_documents(tmp_path: Path) -> None:
+    rows = [{"id": f"d{i}", "text": prose(i), "source": "s"} for i in range(400)]
+    raw = write(tmp_path / "raw", rows, 2)
+    half = curate(recipe(raw, sources={"s": {"rules": "r", "share": 0.5}}), tmp_path / "half", LocalEngine(1))
+    more = curate(recipe(raw, sources={"s": {"rules": "r", "share": 1.5}}), tmp_path / "more", LocalEngine(1))
+    assert half.counters["sources"]["s"]["removed"] == {"not_sampled": 400 - half.counters["documents_out"]}
+    assert 150 < half.counters["documents_out"] < 250  # five standard deviations
+    repeated = {name.removesuffix("#2") for name in texts(tmp_path / "more") if name.endswith("#2")}
+    assert more.counters["documents_out"] == 400 + len(repeated)
+    assert repeated == texts(tmp_path / "half").keys()  # the same keyed hash decides both
+
+
 def test_rows_that_are_no_documents_are_set_aside_and_counted(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", corpus(), 1)
     with open(raw / "documents" / "s" / "part-01.jsonl", "wb") as stream:

@@ -163,7 +163,7 @@ def _list(spans: Spans) -> pa.Array:
 def write_jsonl(path: Path, batches: Iterable[tuple[Sequence[str], Sequence[str | None], Sidecar]]) -> int:
     """Write batches of (ids, sources, spans by full key) as Dolma writes attributes; returns the rows."""
     count = 0
-    with write_lines(path, level=3 if path.name.endswith(".gz") else None) as out:
+    with write_lines(path, level=1 if path.name.endswith(".gz") else None) as out:
         for ids, sources, spans in batches:
             lists = {key: _row_lists(value) for key, value in spans.items()}
             for row, (identity, source) in enumerate(zip(ids, sources, strict=True)):

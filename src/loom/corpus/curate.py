@@ -341,6 +341,8 @@ def _mix(
                     "paragraphs": [item.path for done in duplicates["paragraphs"] for item in done.outputs],
                     "fewest_characters": recipe.fewest_characters,
                     "keep_removed": recipe.keep_removed,
+                    "share": recipe.sources[name].share,
+                    "seed": recipe.seed,
                 },
             )
         )

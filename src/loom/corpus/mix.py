@@ -19,6 +19,7 @@ from loom.corpus.attributes import Spans, key_name
 from loom.corpus.decontaminate import Questions
 from loom.corpus.dedupe import exact
 from loom.corpus.documents import Batch, as_rows, write_lines
+from loom.corpus.sampling import fraction
 from loom.engine import Done, Task
 from loom.errors import LoomError
 from loom.recipe import nearest
@@ -122,9 +123,11 @@ def mix_task(held: Any, task: Task, out: Path) -> Done:
                 elif rule is None and len(text.strip()) < parameters["fewest_characters"]:
                     rule = EMPTY
                 if rule is None:
-                    kept.write(orjson.dumps(document) + b"\n")
-                    counters["documents_out"] += 1
-                    counters["bytes_out"] += len(document["text"].encode())
+                    for copy in range(copies(document["id"], parameters["share"], parameters["seed"])):
+                        again = {"id": f"{document['id']}#{copy + 1}"} if copy else {}
+                        kept.write(orjson.dumps({**document, **again}) + b"\n")
+                        counters["documents_out"] += 1
+                        counters["bytes_out"] += len(document["text"].encode())
                 else:
                     size = len(text.encode())
                     counters["removed"][rule] = counters["removed"].get(rule, 0) + 1
@@ -137,6 +140,13 @@ def mix_task(held: Any, task: Task, out: Path) -> Done:
                 row += 1
     gone = sum(counters["removed"].values()) if parameters["keep_removed"] else 0
     return Done({task.outputs[0]: counters["documents_out"], task.outputs[1]: gone}, counters)
+
+
+def copies(identity: str, share: float, seed: int) -> int:
+    """How often a document is kept at a share above 1; below 1 the draw was made when it was judged."""
+    if share <= 1:
+        return 1
+    return int(share) + (fraction(identity, seed) < share - int(share))
 
 
 def _edits(

@@ -28,15 +28,19 @@ class Rules:
 
 @dataclass(frozen=True)
 class Source:
-    """A source: its files (below the recipe's `documents` by default), its rules, the share of it to keep."""
+    """A source: its files (below the recipe's `documents` by default), its rules, the share of it to keep.
+
+    A share above 1 repeats documents: 2.5 keeps two copies of each and a third of half of them, chosen by a
+    keyed hash of the id; copies are called `id#2`, `id#3`.
+    """
 
     rules: str
     documents: tuple[str, ...] = ()
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError("share must be above 0 and at most 1")
+        if not 0 < self.share <= 100:
+            raise ValueError("share must be above 0 and at most 100")
 
 
 @dataclass(frozen=True)
