@@ -131,6 +131,18 @@ def test_raw_files_of_an_artifact_are_one_node(tmp_path: object) -> None:
     assert found["run"].parents == (found["raw"].id,)
 
 
+def test_a_checkpoint_is_named_by_its_run_and_step() -> None:
+    from pathlib import Path
+
+    made = Lineage(Path("/r/pretrain/checkpoints/step-00001015"), "d" * 32, "checkpoint", stale=False)
+    assert [node.name for node in ancestry.nodes(made)] == ["pretrain, step 1015"]
+
+
+def test_axis_labels_tell_small_numbers_apart() -> None:
+    labels = [figures.tick(value) for value in figures.ticks(0, 2e-4, 5)]
+    assert len(set(labels)) == len(labels)
+
+
 def test_carbon_reproduces_the_published_figure() -> None:
     """OLMo 7B on A100 (Groeneveld et al. 2024, appendix B): 104 MWh, PUE 1.1, 0.610 kg a kWh: 69.78 t."""
     assert round(energy.carbon(104_000, 1.1, 0.610) / 1000, 2) == 69.78

@@ -28,7 +28,7 @@ def nodes(root: Lineage) -> tuple[Node, ...]:
         if key in found:
             return key
         note = "changed since" if item.stale else ""
-        found[key] = Node(key, item.kind, item.path.name, item.digest, note=note)
+        found[key] = Node(key, item.kind, _name(item), item.digest, note=note)
         files = [p for p in item.parents if p.kind in ("file", "folder")]
         parents = [visit(p) for p in item.parents if p.kind not in ("file", "folder")]
         if len(files) == 1:
@@ -45,6 +45,15 @@ def nodes(root: Lineage) -> tuple[Node, ...]:
     return tuple(
         replace(node, id=ids[node.id], parents=tuple(ids[p] for p in node.parents)) for node in found.values()
     )
+
+
+def _name(item: Lineage) -> str:
+    """The folder's name; a checkpoint's is its run's and its step."""
+    path = item.path.resolve()
+    if item.kind == "checkpoint" and path.parent.name == "checkpoints":
+        step = path.name.removeprefix("step-").lstrip("0") or "0"
+        return f"{path.parent.parent.name}, step {step}"
+    return path.name
 
 
 def depths(graph: Sequence[Node]) -> dict[str, int]:

@@ -58,8 +58,8 @@ def tick(value: float) -> str:
     if abs(value) >= 10_000:
         return count(value).replace(" ", "")
     if abs(value) < 0.001:
-        mantissa, exponent = f"{value:.0e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:,.10g}"
 
 

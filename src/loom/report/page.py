@@ -32,7 +32,7 @@ def render(data: ReportData) -> str:
     style, script = _asset("page.css"), _asset("page.js")
     made = [(name, anchor, make(data)) for name, anchor, make in SECTIONS]
     drawn = [(name, anchor, body) for name, anchor, body in made if body is not None]
-    absent = [name.lower() for name, _, body in made if body is None]
+    absent = [name.lower() for name, anchor, body in made if body is None and anchor != "side-by-side"]
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src '{_digest(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
