@@ -24,6 +24,7 @@ from tests.small import library_texts, write_documents, write_lines
 from loom import artifact
 from loom.engine import RECEIPTS, LocalEngine
 from loom.errors import LoomError
+from loom.tokens.bpe import TrainTokenizer, train
 from loom.tokens.documents import File, read
 from loom.tokens.parts import is_held_out, order_hash
 from loom.tokens.shards import open_tokens
@@ -74,25 +75,25 @@ def test_every_document_is_there_once_whole_and_findable(
         Tokenize((str(documents),), tokenizer_path, held_out=0.2, shard_tokens=9000), tmp_path / "t"
     )
     assert len(made.facts["tokens"]["shards"]) > 2
-    train, held = stored(tmp_path / "t"), stored(tmp_path / "t" / "heldout")
+    kept, held = stored(tmp_path / "t"), stored(tmp_path / "t" / "heldout")
     texts = {f"doc-{number}": text.strip() for number, text in enumerate(library_texts())}
-    assert sorted(item.id for item in train + held) == sorted(texts)
-    for item in train + held:
+    assert sorted(item.id for item in kept + held) == sorted(texts)
+    for item in kept + held:
         assert item.ids == [*tokenizer.encode(texts[item.id]).tolist(), tokenizer.eos_id]
         name, _, row = item.origin.rpartition(":")
         line = (documents / "documents" / name).read_text().split("\n")[int(row) - 1]
         assert json.loads(line)["id"] == item.id
         assert json.loads(line)["source"] == item.source
     assert {item.id for item in held} == {name for name in texts if is_held_out(name, 0.2)}
-    assert 0 < len(held) < len(train)
+    assert 0 < len(held) < len(kept)
     for name, counts in made.facts["tokens"]["sources"].items():
-        mine = [item for item in train if item.source == name]
+        mine = [item for item in kept if item.source == name]
         assert counts == {
             "documents": len(mine),
             "tokens": sum(len(item.ids) for item in mine),
             "bytes": sum(len(texts[item.id].encode()) for item in mine),
         }
-    assert made.counters["tokens"] == sum(len(item.ids) for item in train)
+    assert made.counters["tokens"] == sum(len(item.ids) for item in kept)
 
 
 def test_documents_stand_in_the_order_of_a_keyed_hash_not_of_their_files(
@@ -251,6 +252,17 @@ def test_other_settings_replace_the_folder_entirely(
     tokenize(Tokenize((str(documents),), tokenizer_path), out)
     tokenize(Tokenize((str(documents),), tokenizer_path), tmp_path / "fresh")
     assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_a_tokenizer_made_anew_at_the_same_place_is_the_one_used(tmp_path: Path) -> None:
+    documents = write_documents(tmp_path / "in")
+    for size in (500, 700):
+        train(TrainTokenizer((str(documents),), size), tmp_path / "tok")
+        tokenize(Tokenize((str(documents),), tmp_path / "tok"), tmp_path / "t")
+        loaded = Tokenizer.load(tmp_path / "tok")
+        texts = {f"doc-{number}": text.strip() for number, text in enumerate(library_texts())}
+        for item in stored(tmp_path / "t")[:20]:
+            assert item.ids[:-1] == loaded.encode(texts[item.id]).tolist()
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(documents: Path, tokenizer_path: Path) -> None:

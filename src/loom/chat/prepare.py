@@ -23,7 +23,7 @@ from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, canonical_json, digest_json, relative
 from loom.chat.conversations import Conversation, Malformed, Pair, conversation, pair, rows
 from loom.chat.decontaminate import Questions
-from loom.chat.format import Message, Rendered, Renderer, check_template, find_format
+from loom.chat.format import ChatFormat, Message, Rendered, Renderer, check_template, find_format
 from loom.chat.length import Fitted, fit_conversation, fit_pair
 from loom.chat.mixture import Hashes, Mixed, Share, draw
 from loom.console import console
@@ -32,7 +32,7 @@ from loom.errors import LoomError
 from loom.recipe import to_plain
 from loom.tokens.documents import File, find, settle
 from loom.tokens.parts import HELD_OUT_KEY, PartWriter, order_hash, token_type, write_table
-from loom.tokens.tokenize import HELD_OUT, PARTS, already, begin, finish, tokenizer_input
+from loom.tokens.tokenize import HELD_OUT, PARTS, already, begin, finish, load_once, tokenizer_input
 from loom.tokens.tokenizer import Batch, Tokenizer, tokenizer_file
 
 REJECTED = "rejected.jsonl"
@@ -114,9 +114,7 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
         "held_out": threshold,
         "questions": questions.digest if questions else None,
     }
-    worker = Encoder(
-        str(tokenizer_file(recipe.tokenizer).resolve()), recipe.format, str(out.resolve()), questions
-    )
+    worker = Encoder(str(tokenizer_file(recipe.tokenizer).resolve()), form, str(out.resolve()), questions)
     tasks = [
         _task(file, share, encoding, out) for files, share in zip(found, mixed, strict=True) for file in files
     ]
@@ -204,8 +202,8 @@ def _hashes(files: Sequence[File], objective: str) -> Hashes:
 
 
 @lru_cache(maxsize=2)
-def _renderer(tokenizer: str, form: str) -> Renderer:
-    return Renderer(find_format(form), Tokenizer.load(tokenizer))
+def _renderer(tokenizer: str, digest: str, form: ChatFormat) -> Renderer:
+    return Renderer(form, load_once(tokenizer, digest))
 
 
 def parse(file: File, objective: str) -> Iterator[tuple[int, Conversation | Pair | Malformed]]:
@@ -226,12 +224,12 @@ class Encoder:
     """Encodes one file of conversations or pairs into a part."""
 
     tokenizer: str
-    format: str
+    format: ChatFormat
     out: str
     questions: Questions | None
 
     def __call__(self, settings: Mapping[str, Any], task: Task, out: Path) -> Done:
-        renderer = _renderer(self.tokenizer, self.format)
+        renderer = _renderer(self.tokenizer, settings["tokenizer"], self.format)
         drawn = Mixed(task.parameters["copies"], task.parameters["threshold"])
         file = File(Path(self.out) / task.inputs[0].path, task.parameters["name"], task.inputs[0].digest)
         counters: dict[str, Any] = {

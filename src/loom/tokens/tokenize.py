@@ -111,8 +111,12 @@ def _encode_task(file: File, encoding: Mapping[str, Any], out: Path) -> Task:
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(path: str) -> Tokenizer:
-    return Tokenizer.load(path)
+def load_once(path: str, digest: str) -> Tokenizer:
+    """The tokenizer at `path`, loaded once a process; its digest tells apart what lay there at other times."""
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.digest != digest:
+        raise LoomError(f"{path} changed while it was in use. Run the same command again.")
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Encoder:
     parallel: bool
 
     def __call__(self, settings: Mapping[str, Any], task: Task, out: Path) -> Done:
-        tokenizer = _tokenizer(self.tokenizer)
+        tokenizer = load_once(self.tokenizer, settings["tokenizer"])
         file = File(Path(self.out) / task.inputs[0].path, task.parameters["name"], task.inputs[0].digest)
         counters = {"documents_in": 0, "empty": 0, "bytes": 0, "tokens": 0, "held_out_tokens": 0}
         with ExitStack() as stack:
