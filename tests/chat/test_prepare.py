@@ -236,3 +236,10 @@ def test_the_command_shows_what_is_trained(
         main([*words, "--out", str(tmp_path / "out"), "--json"])
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"] == 3
+
+
+def test_nothing_left_to_train_on_is_an_error(tokenizer_path: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "q.jsonl", [{"prompt": "word " * 500, "completion": "a"}])
+    share = (Share(str(tmp_path / "q.jsonl")),)
+    with pytest.raises(LoomError, match="every row was set aside"):
+        prepare(Prepare("sft", share, tokenizer_path, max_length=64), tmp_path / "out")

@@ -247,7 +247,8 @@ def finish(
     """Gather parts into shards and write the manifests, the held-out folder's first."""
     counters = sum_counters([part.counters for part in parts])
     if not counters.get("tokens"):
-        raise LoomError("There is nothing to tokenize: every document is empty once it is stripped.")
+        why = "every row was set aside" if weights else "every document is empty once it is stripped"
+        raise LoomError(f"There is nothing to tokenize: {why}.")
     held_tokens = counters.pop("held_out_tokens")
     operation = shard_operation(
         token_type(tokenizer.vocab_size), shard_tokens, weights, bool(settings.get("csv"))
