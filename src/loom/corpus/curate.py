@@ -109,7 +109,8 @@ def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> l
         path = Path(recipe.decontaminate.path)
         if not path.is_file():
             raise LoomError(f"There is no file {path} with held-out texts (decontaminate.path).")
-        inputs.append(Input(str(path.resolve()), digest_file(path)))
+        made = (path.parent / MANIFEST).exists()
+        inputs.append(refer(load(path.parent), out) if made else Input(str(path.resolve()), digest_file(path)))
     return inputs
 
 
