@@ -97,7 +97,7 @@ def _places(files: Sequence[Path], rules: config.Dedupe) -> tuple[Path, list[str
                 f"{path} does not lie below a folder {folder.strip('/')!r}; set dedupe.document_dir."
             )
         roots.add(head)
-        names.append(tail)
+        names.append(tail.removesuffix(".parquet") + ".jsonl.gz" if tail.endswith(".parquet") else tail)
     if len(roots) > 1:
         raise LoomError(
             f"The documents lie below several roots ({', '.join(sorted(roots))}); dedupe one at a time."

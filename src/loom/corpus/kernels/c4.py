@@ -95,6 +95,9 @@ def c4(data, offsets, words, longest, buckets, phrase_buckets, phrase_sizes, phr
     open_rows = np.empty(lines, np.int32)
     open_starts = np.empty(lines, np.int32)
     open_ends = np.empty(lines, np.int32)
+    few_bits = np.zeros(1 << 13, np.uint8)  # 16 bits of every word's hash: most words are not there
+    for hashed in words:
+        few_bits[(hashed >> np.uint64(3)) & np.uint64(0x1FFF)] |= np.uint8(1) << (hashed & np.uint64(7))
     few_rows = np.empty(lines, np.int32)
     few_starts = np.empty(lines, np.int32)
     few_ends = np.empty(lines, np.int32)
@@ -133,7 +136,11 @@ def c4(data, offsets, words, longest, buckets, phrase_buckets, phrase_sizes, phr
                     at += 1
                 last = text[at - 1]
                 words_in_line += 1
-                if at - word_start <= longest and _contains(words, hashed):
+                if (
+                    at - word_start <= longest
+                    and few_bits[(hashed >> np.uint64(3)) & np.uint64(0x1FFF)] >> (hashed & np.uint64(7)) & 1
+                    and _contains(words, hashed)
+                ):
                     flag |= NAUGHTY
             newline = 1 if at < size else 0
             end = position + newline

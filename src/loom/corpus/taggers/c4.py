@@ -61,7 +61,7 @@ def word_list(path: Path = WORDS) -> WordList:
     rows = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
     words = np.array(sorted(int(row[3], 16) for row in rows if row[0] == "w"), np.uint64)
     phrases = sorted((int(row[2], 16), int(row[1]), int(row[3], 16)) for row in rows if row[0] == "p")
-    buckets = np.zeros(1 << 16, np.int32)
+    buckets = np.zeros(1 << 16, np.uint8 if len(phrases) < 255 else np.int32)  # small: it stays in cache
     for index, (bucket, _, _) in reversed(list(enumerate(phrases))):
         buckets[bucket] = index + 1
     return WordList(
