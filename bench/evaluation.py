@@ -307,7 +307,8 @@ def inloop(
     }
     print(
         f"in the loop: {first[0]:.1f} s against {second[0]:.1f} s of plain forwards (with their logits): "
-        f"{result['ratio']:.2f} times (CPU seconds: {result['cpu_ratio']:.2f}); computed share of a 1B run: {100 * share:.3f} %",
+        f"{result['ratio']:.2f} times (CPU seconds: {result['cpu_ratio']:.2f}); "
+        f"computed share of a 1B run: {100 * share:.3f} %",
         flush=True,
     )
     return result
@@ -368,7 +369,7 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(body, indent=2) + "\n")
-    print(f"written to {options.out.relative_to(ROOT)}")
+    print(f"written to {options.out}")
 
 
 if __name__ == "__main__":

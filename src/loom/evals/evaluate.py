@@ -26,7 +26,8 @@ from loom.evals.items import Scores, score_items
 from loom.evals.judges import Comparison, Judge, find_judge, win_rate
 from loom.evals.subject import Subject
 from loom.evals.text import by_source, is_token_folder, read_texts, text_documents, token_documents
-from loom.evals.written import WRITTEN, Written, write_answers
+from loom.evals.verdicts import toxicity, truthfulness
+from loom.evals.written import WRITTEN, Prompt, Written, write_answers
 from loom.recipe import to_plain
 from loom.tasks import data, registry
 from loom.tasks.item import Item, Task
@@ -56,7 +57,7 @@ class EvalRecipe:
     chat: bool = False
     """Written answers: prompts in the chat format, for a tuned model."""
     judge: str | None = None
-    """Who compares written answers: replay:FILE, model:FOLDER or endpoint:URL#MODEL."""
+    """Who judges written answers: replay:FILE, model:FOLDER, endpoint:URL#MODEL; classifier:FOLDER."""
     max_new_tokens: int | None = None
     use_cache: bool = True
 
@@ -222,14 +223,39 @@ def evaluate_written(
     name = subject.path.name
     lines = [task.store(prompt, answer, name) for prompt, answer in zip(prompts, answers, strict=True)]
     result: dict[str, Any] = {"n": len(lines), "empty_answers": sum(not answer for answer in answers)}
-    if recipe.judge is None or task.name != "alpaca_eval":
+    if recipe.judge is None:
         return {task.name: result}, lines, headline
+    if task.name != "alpaca_eval":
+        figures = _verdicts(task, prompts, answers, lines, recipe.judge)
+        return {task.name: result | figures}, lines, {"judge": recipe.judge, "headline": next(iter(figures))}
     comparisons = [
         Comparison(prompt.text, prompt.row.get("output", ""), answer)
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     figures, facts = judged(find_judge(recipe.judge), comparisons)
     return {task.name: result | figures}, lines, {**facts, "headline": next(iter(figures))}
+
+
+def _verdicts(
+    task: Written,
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    lines: Sequence[Mapping[str, Any]],
+    judge: str,
+) -> dict[str, float]:
+    """ToxiGen takes classifier:FOLDER, TruthfulQA model:TRUTH or model:TRUTH,INFO."""
+    kind, _, rest = judge.partition(":")
+    if task.name == "toxigen" and kind == "classifier" and rest:
+        return toxicity(lines, Path(rest))
+    if task.name == "truthfulqa_gen" and kind == "model" and rest:
+        truth, _, info = rest.partition(",")
+        questions = [prompt.text.rpartition("Q: ")[2] for prompt in prompts]
+        trimmed = [answer.removeprefix("A:").split("Q:")[0].strip() for answer in answers]
+        return truthfulness(questions, trimmed, Path(truth), Path(info) if info else None)
+    raise LoomError(
+        f"{task.name} cannot be judged by {judge!r}: toxigen takes classifier:FOLDER, truthfulqa_gen "
+        f"model:TRUTH_JUDGE or model:TRUTH_JUDGE,INFO_JUDGE."
+    )
 
 
 def judged(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[dict[str, Any], dict[str, Any]]:
