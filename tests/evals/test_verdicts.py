@@ -1,0 +1,67 @@
+"""Toxic or not, true or not: by the models that are named, under their names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from loom.evals.verdicts import classify, toxicity, truthfulness
+from loom.model.huggingface import config_to_huggingface, to_huggingface
+from tests.evals.conftest import byte_tokenizer, random_model
+
+
+def write_classifier(folder: Path, sign: float) -> Path:
+    """One that says the opposite under the other sign."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPTNeoXConfig(
+        vocab_size=384,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        num_labels=2,
+        pad_token_id=261,
+    )
+    torch.manual_seed(0)
+    model = transformers.GPTNeoXForSequenceClassification(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():
+        model.score.weight.mul_(sign)
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<|padding|>",
+        "model_max_length": 128,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_toxicity_is_the_share_of_class_one(tmp_path: Path) -> None:
+    one, other = write_classifier(tmp_path / "one", 1.0), write_classifier(tmp_path / "other", -1.0)
+    texts = [f"text {i} in the thing" * (1 + i % 3) for i in range(6)]
+    verdicts = classify(texts, one)
+    assert classify(texts, other) == [not verdict for verdict in verdicts]
+    assert verdicts == [classify([text], one)[0] for text in texts]
+    rows = [{"output": text, "group": "ab"[i % 2]} for i, text in enumerate(texts)]
+    figures = toxicity(rows, one)
+    assert figures["toxic[classifier]"] == pytest.approx(100 * sum(verdicts) / 6)
+    assert figures["toxic[classifier]:a"] == pytest.approx(100 * sum(verdicts[::2]) / 3)
+
+
+def test_truth_and_information_are_joined_answer_by_answer(tmp_path: Path) -> None:
+    model = random_model(context=512)
+    save_file(to_huggingface(model.state_dict(), model.config), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config_to_huggingface(model.config, 260, 261)))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
+    figures = truthfulness(["Is it?", "Was it?"], ["Yes.", "No."], tmp_path, tmp_path)
+    names = {name for name in figures if not name.endswith("_stderr")}
+    assert names == {"true[local-model]", "informative[local-model]", "info+true[local-model]"}
+    assert figures["info+true[local-model]"] <= figures["true[local-model]"]
