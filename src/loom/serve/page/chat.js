@@ -323,13 +323,17 @@ function documentCard(item) {
     make("h3", {}, item.id),
     make("p", { class: "where" }, [item.source, item.origin].filter(Boolean).join(" · ")),
     make("blockquote", {}, (item.passage?.cut_before ? "…" : "") + before, make("mark", {}, match), after + (item.passage?.cut_after ? "…" : "")));
-  const steps = item.passage_steps?.length ? item.passage_steps : item.steps;
-  if (steps) {
-    const shown = steps.slice(0, 12).map((step) => step.toLocaleString("en")).join(", ");
-    card.append(make("p", { class: "steps" }, !steps.length ? "Not read by this run." :
-      (steps.length === 1 ? "Read at step " : "Read at steps ") + shown + (steps.length > 12 ? " and " + (steps.length - 12) + " more" : "")));
-  }
+  const own = item.passage_steps, whole = item.steps;
+  if (own?.length) card.append(stepsLine("Read at", own));
+  else if (whole?.length) card.append(stepsLine(own ? "Other parts of it were read at" : "Read at", whole));
+  else if (own || whole) card.append(make("p", { class: "steps" }, "Not read by this run."));
   return card;
+}
+
+function stepsLine(what, steps) {
+  const shown = steps.slice(0, 12).map((step) => step.toLocaleString("en")).join(", ");
+  const more = steps.length > 12 ? " and " + (steps.length - 12) + " more" : "";
+  return make("p", { class: "steps" }, what + (steps.length === 1 ? " step " : " steps ") + shown + more);
 }
 
 // --- settings and events ---------------------------------------------------------------------
