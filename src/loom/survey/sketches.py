@@ -97,7 +97,7 @@ class Counts:
         return rows[np.argsort(rows[:, COUNT].astype(np.int64), kind="stable")[:k]]
 
     def dump(self) -> dict[str, npt.NDArray[Any]]:
-        return {"rows": self.rows(), "numbers": np.array([self.most, self.missed])}
+        return {"rows": self.table[self.table[:, COUNT] > 0], "numbers": np.array([self.most, self.missed])}
 
     @staticmethod
     def load(parts: dict[str, npt.NDArray[Any]]) -> Counts:

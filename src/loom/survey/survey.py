@@ -30,7 +30,8 @@ from loom.survey.registry import Options, build, choose
 from loom.survey.sketches import KINDS, Partial
 
 WORK = "work"
-PARTS = 16  # tasks a corpus is dealt into, at most
+PART_BYTES = 256 << 20  # of files, about what a task takes; merging its result costs about a second
+MOST_PARTS = 1024
 BATCH_BYTES = 8 << 20
 
 
@@ -123,7 +124,7 @@ def _settings(options: Options) -> dict[str, Any]:
 def _corpus(patterns: Sequence[str]) -> Corpus:
     files = tuple(tag.find(patterns))
     sizes = [file.path.stat().st_size for file in files]
-    count = min(PARTS, len(files))
+    count = min(len(files), MOST_PARTS, max(2, -(-sum(sizes) // PART_BYTES)))
     parts: list[list[int]] = [[] for _ in range(count)]
     done, total = 0, max(1, sum(sizes))
     for number, size in enumerate(sizes):
