@@ -91,7 +91,7 @@ class _Windows:
 class _Rows:
     """sft: conversations packed into rows; dpo: pairs of answers, one after the other."""
 
-    def __init__(self, folder: TokenFolder, length: int, seed: int, pairs: bool, per_example: bool) -> None:
+    def __init__(self, folder: TokenFolder, length: int, seed: int, pairs: bool, label_weight: str) -> None:
         self.folder, self.length, self.pairs = folder, length, pairs
         table = document_table(folder)
         self.documents = Documents(folder, table, length)
@@ -100,7 +100,7 @@ class _Rows:
             self.members = [np.asarray(row) for row in members.reshape(-1, 2)]
             sizes = [self.documents.sizes[row] for row in self.members]
             self.offsets = [np.cumsum(size) - size for size in sizes]
-            self.fingerprint = digest_json([3, folder.digest, length, seed])
+            self.fingerprint = digest_json([4, folder.digest, length, seed])
         else:
             usable, _ = self.documents.answered()
             rows, offsets, count = self.documents.pack(usable)
@@ -108,7 +108,7 @@ class _Rows:
             cuts = np.searchsorted(rows[by_row], np.arange(1, count))
             self.members = np.split(usable[by_row], cuts)
             self.offsets = np.split(offsets[by_row], cuts)
-            self.fingerprint = digest_json([2, folder.digest, length, seed, per_example])
+            self.fingerprint = digest_json([2, folder.digest, length, seed, label_weight])
         self.order = EpochOrder(len(self.members), seed)
 
     def instances(self, places: NDArray[np.int64]) -> Iterator[Instance]:
@@ -315,9 +315,9 @@ def _matching(
                 return windows, chosen
     else:
         pairs = recipe["train"]["objective"] == "dpo"
-        per_example = recipe["train"]["label_weight"] == "per_example"
+        label_weight = recipe["train"]["label_weight"]
         for folder in folders:
-            rows = _Rows(folder, length, seed, pairs, per_example)
+            rows = _Rows(folder, length, seed, pairs, label_weight)
             if rows.fingerprint == state["fingerprint"]:
                 return rows, [folder]
     raise LoomError(
