@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from loom.artifact import lineage
 from loom.road.plan import PLAN
+from tests.conftest import skip_by_name
 
 PLANNED = {"minutes": 1.0, "tokens_per_second": 5000.0, "steps": {"pretrain": 48, "sft": 12, "dpo": 6}}
 FLAGS = ("--limit-mb", "1")
@@ -218,3 +220,32 @@ def test_a_python_without_docs_is_one_clear_error(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "documentation" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_page_opens_in_a_browser_without_network(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    folder, value = undisturbed
+    page = folder / value["report"]
+    text = page.read_text(encoding="utf-8")
+    assert not [link for link in re.findall(r"https?://[^\s\"'<]+", text) if "w3.org" not in link]
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        skip_by_name("chromium")
+    from playwright.sync_api import sync_playwright
+
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        tab = browser.new_page()
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        tab.on("request", lambda asked: errors.append(asked.url) if asked.url.startswith("http") else None)
+        tab.goto(page.as_uri())
+        shown = tab.inner_text("body")
+        browser.close()
+    assert errors == []
+    for part in ("python-docs", "validation", "base", "sft", "dpo", "raw files"):
+        assert part in shown
