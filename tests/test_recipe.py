@@ -114,6 +114,11 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
         recipe.load(tmp_path / "tinny.yaml", Recipe)
 
 
+def test_a_misspelt_name_finds_the_shipped_recipe() -> None:
+    with pytest.raises(LoomError, match=r"Did you mean 'tiny'\?"):
+        recipe.load(recipe.find("tinny"), Recipe)
+
+
 def test_resolved_recipes_read_back_as_themselves(tmp_path: Path) -> None:
     read = load(tmp_path, GOOD, "limit=5")
     assert load(tmp_path, recipe.dump_yaml(read)) == read

@@ -68,9 +68,10 @@ def read_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = nearest(
-            path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        )
+        known = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        if path.parent == Path():
+            known += [p.stem for p in folder().glob("*.yaml")]
+        near = nearest(path.name, known)
         raise LoomError(f"There is no recipe {path}.{_suggest(near)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LoomError(f"The recipe {path} cannot be read: {error}.") from None
