@@ -18,7 +18,7 @@ from loom.train.config import RunConfig
 PLAN = "plan.json"
 WARM, TIMED = 8, 24  # steps of the calibration that are not counted, and that are
 # Shares of the whole time. The rest goes to curation, evaluation and start-up.
-PRETRAIN, SFT, DPO = 0.58, 0.10, 0.07
+PRETRAIN, SFT, DPO = 0.58, 0.14, 0.07
 # A token of these costs this many of pretraining's: masks between documents; two passes of the reference.
 SFT_COST, DPO_COST = 1.3, 2.0
 FEWEST = {"pretrain": 20, "sft": 10, "dpo": 5}
