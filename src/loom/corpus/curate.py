@@ -110,7 +110,9 @@ def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> l
         if not path.is_file():
             raise LoomError(f"There is no file {path} with held-out texts (decontaminate.path).")
         made = (path.parent / MANIFEST).exists()
-        inputs.append(refer(load(path.parent), out) if made else Input(str(path.resolve()), digest_file(path)))
+        inputs.append(
+            refer(load(path.parent), out) if made else Input(str(path.resolve()), digest_file(path))
+        )
     return inputs
 
 
