@@ -119,14 +119,22 @@ class _PlainProgress(Progress):
         super().__init__(console, description, total)
         self._next = time.monotonic() + PLAIN_INTERVAL
         self._shown = False
+        self._since: tuple[float, float] | None = None  # where and when the work at hand began
 
     def draw(self) -> None:
-        if time.monotonic() < self._next:
+        now = time.monotonic()
+        if self._since is None:
+            self._since = (self.done, now)
+        if now < self._next:
             return
-        self._next = time.monotonic() + PLAIN_INTERVAL
+        self._next = now + PLAIN_INTERVAL
         self._shown = True
         of = f"/{format_value(self.total)}" if self.total else ""
-        self.console.say(f"{self.description}: {format_value(self.done)}{of}  {self.note}".rstrip())
+        done, began = self._since
+        left = ""
+        if self.total and self.done > done:
+            left = f"  {(self.total - self.done) * (now - began) / (self.done - done):.0f} s left"
+        self.console.say(f"{self.description}: {format_value(self.done)}{of}{left}  {self.note}".rstrip())
 
     def close(self) -> None:
         if self._shown:

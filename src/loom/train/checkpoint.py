@@ -39,6 +39,7 @@ from loom.model.transformer import Transformer
 from loom.tokens.digest import digest_file
 from loom.tokens.shards import SpecialToken
 from loom.train.lora import merge
+from loom.train.metadata import check_metadata
 from loom.train.optimizer import StepGuard
 from loom.train.parallel import World
 from loom.version import VERSION
@@ -221,6 +222,7 @@ def load_training(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, guard: StepGuard, world: World
 ) -> None:
     """Restore in place, whatever the number of ranks or the sharding that wrote it."""
+    check_metadata(folder)
     state = training_state(model, optimizer, guard)
     # The recipe's learning rate and decay hold, not those saved.
     groups = [dict(group) for group in optimizer.param_groups]
@@ -233,6 +235,7 @@ def load_training(
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """A checkpoint's model weights, whole and on the CPU, in the type they were saved in, adapters merged."""
+    check_metadata(folder)
     metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
     weights = {
         name.removeprefix("model."): torch.empty(item.size, dtype=item.properties.dtype)
