@@ -202,8 +202,10 @@ def commit(
 ) -> Artifact:
     """Write the manifest of a folder whose files are all in place, and return the artifact.
 
+    What a killed process had half written there is removed first, so that equal work is equal files.
     `started` is a `time.monotonic()` from before the work; `run.json` then holds the seconds.
     """
+    _sweep(path)
     body: dict[str, Any] = {
         "kind": kind,
         "loom": VERSION,
@@ -230,6 +232,20 @@ def commit(
     write_json(path / RUN, run)
     write_json(path / MANIFEST, body)
     return load(path)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files below `path` whose writer is gone."""
+    for left in path.rglob(".*.tmp"):
+        writer = left.name.split(".")[-2]
+        if not writer.isdigit():
+            continue
+        try:
+            os.kill(int(writer), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # somebody else's, and alive
 
 
 def load(path: Path, kind: str | None = None) -> Artifact:

@@ -93,6 +93,10 @@ def tree(out: Path) -> dict[str, bytes]:
     }
 
 
+def files_in(out: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(out))
+
+
 def test_known_answers(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", corpus(), 3)
     held = tmp_path / "held.txt"
@@ -210,23 +214,17 @@ def test_killed_at_any_moment_the_bytes_are_the_same(tmp_path: Path) -> None:
     curate(recipe(raw), tmp_path / "undisturbed", LocalEngine(2))
     out = tmp_path / "killed"
     command = [sys.executable, "-c", RUN, str(raw), str(out)]
+    whole = files_in(tmp_path / "undisturbed")
     choose = random.Random(os.getpid())
-    started = time.monotonic()
-    subprocess.run(command, check=True)
-    whole = time.monotonic() - started
-    for path in sorted(out.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
     kills = 0
-    for _ in range(6):
+    for files in sorted(choose.sample(range(1, whole), 6)):
         process = subprocess.Popen(command)
-        try:
-            process.wait(choose.uniform(0.3, 0.95) * whole)
-        except subprocess.TimeoutExpired:
+        while process.poll() is None and files_in(out) < files:
+            time.sleep(0.002)
+        if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-            process.wait()
             kills += 1
-        else:
-            break
+        process.wait()
     assert kills
     subprocess.run(command, check=True)
     assert tree(out) == tree(tmp_path / "undisturbed")
