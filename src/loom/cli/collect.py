@@ -27,6 +27,7 @@ def python(
     limit_mb: Annotated[float, typer.Option(help="Megabytes of text a source, at most.")] = 15.0,
     total_mb: Annotated[float, typer.Option(help="Megabytes of text in all, at most.")] = 40.0,
     seed: Annotated[int, typer.Option(help="Key of the choice of documents.")] = 0,
+    docs: Annotated[Path, typer.Option(help="Folder of system-docs.")] = Path("/usr/share/doc"),
     workers: Annotated[int | None, typer.Option(help="Processes; all cores by default.")] = None,
 ) -> dict[str, Any]:
     """This machine's Python: documentation, package descriptions, library code, system documents.
@@ -40,7 +41,13 @@ def python(
     from loom.recipe import build
 
     names = [name.strip() for name in sources.split(",") if name.strip()]
-    values = {"sources": names or list(SOURCES), "limit_mb": limit_mb, "total_mb": total_mb, "seed": seed}
+    values = {
+        "sources": names or list(SOURCES),
+        "limit_mb": limit_mb,
+        "total_mb": total_mb,
+        "seed": seed,
+        "docs": str(docs),
+    }
     artifact = run(build(values, Collect, "loom collect python"), out, LocalEngine(workers))
     counters = artifact.counters
     rows = [

@@ -50,12 +50,13 @@ WORK = "work"
 
 @dataclass(frozen=True)
 class Collect:
-    """What to take: megabytes a source and in all, and the seed of the choice."""
+    """What to take: megabytes a source and in all, the seed of the choice, where `system-docs` lies."""
 
     sources: tuple[str, ...] = SOURCES
     limit_mb: float = 15.0
     total_mb: float = 40.0
     seed: int = 0
+    docs: str = str(machine.SYSTEM_DOCS)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.sources if name not in SOURCES]
@@ -167,7 +168,9 @@ def _render(recipe: Collect, out: Path, engine: Engine) -> dict[str, list[Finish
     described = [item.description for item in installed if item.description is not None]
     work["packages"] = [*described, *(licence for item in installed for licence in item.licences)]
     if "system-docs" in recipe.sources:
-        work["system-docs"] = _take(machine.system_docs(), budget, seed)
+        work["system-docs"] = _take(machine.system_docs(Path(recipe.docs)), budget, seed)
+        if not work["system-docs"] and Path(recipe.docs) != machine.SYSTEM_DOCS:
+            raise LoomError(f"{recipe.docs} holds no text or HTML files. Name another folder after --docs.")
     tasks, owners = [], []
     for name in recipe.sources:
         for number, chunk in enumerate(_chunks(work[name])):
