@@ -152,13 +152,17 @@ def join(rows: Sequence[Row]) -> Row:
 def batches(rows: Sequence[Row], budget: int) -> Iterable[list[Row]]:
     """Rows by falling length, as many to a batch as make at most `budget` tokens with padding.
 
-    A row longer than the budget is a batch by itself.
+    A batch of a 16th of the budget is large enough to compute with; from there on it ends at a row
+    that is shorter than its first by more than a 16th, because padding costs what tokens cost. A row
+    longer than the budget is a batch by itself.
     """
     batch: list[Row] = []
     for row in sorted(rows, key=len, reverse=True):
-        if batch and (len(batch) + 1) * len(batch[0]) > budget:
-            yield batch
-            batch = []
+        if batch:
+            width, filled = len(batch[0]), len(batch) * len(batch[0])
+            if filled + width > budget or (16 * filled >= budget and 16 * len(row) < 15 * width):
+                yield batch
+                batch = []
         batch.append(row)
     if batch:
         yield batch
