@@ -22,7 +22,7 @@ from loom.console import Progress
 from loom.evals.rows import EMPTY, Row, batches, join
 
 Floats = NDArray[np.float64]
-LOGITS_AT_ONCE = 1 << 25  # entries of the logit matrix held at a time (128 MiB in float32)
+LOGITS_AT_ONCE = 1 << 23  # entries of the logit matrix held at a time: 32 MiB in float32, a cache's size
 
 
 class Model(Protocol):
@@ -162,8 +162,7 @@ def log_probabilities(hidden: Tensor, matrix: Tensor, which: Tensor, targets: Te
     weight = matrix.to(hidden.dtype)
     parts = []
     for start in range(0, hidden.shape[0], step):
-        logits = F.linear(hidden[start : start + step], weight).float()
+        scores = F.linear(hidden[start : start + step], weight).log_softmax(-1, dtype=torch.float32)
         inside = (which >= start) & (which < start + step)
-        here = which[inside] - start
-        parts.append(logits[here, targets[inside]] - torch.logsumexp(logits, dim=-1)[here])
+        parts.append(scores[which[inside] - start, targets[inside]])
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)

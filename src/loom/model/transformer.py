@@ -73,8 +73,16 @@ class Attention(nn.Module):
         self.k_norm = Norm(config.kv_width, config, "rmsnorm") if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+        at: Tensor | None = None,
     ) -> Tensor:
+        """Like x [B, T, d], or [n, d] at the flat positions `at` [n]."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -86,7 +94,8 @@ class Attention(nn.Module):
         v = v.view(heads).transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        mixed: Tensor = self.out(attend(q, k, v, mask, self.training).transpose(1, 2).reshape(x.shape))
+        seen = attend(q, k, v, mask, self.training).transpose(1, 2).reshape(x.shape)
+        mixed: Tensor = self.out(seen if at is None else seen.flatten(0, 1)[at])
         return mixed
 
 
@@ -121,12 +130,17 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
+        at: Tensor | None = None,
     ) -> Tensor:
+        """[B, T, d]; with flat positions `at` [n] only what is there, [n, d]: all keys, but no other MLP."""
+        inside = x if self.after else self.attention_norm(x)
+        mixed = self.attention(inside, cos, sin, mask, cache, layer, at)
+        x = x if at is None else x.flatten(0, 1)[at]
         if self.after:
-            x = x + self.attention_norm(self.attention(x, cos, sin, mask, cache, layer))
+            x = x + self.attention_norm(mixed)
             x = x + self.mlp_norm(self.mlp(x))
         else:
-            x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache, layer)
+            x = x + mixed
             x = x + self.mlp(self.mlp_norm(x))
         return x
 
@@ -185,16 +199,18 @@ class Transformer(nn.Module):
         x = self.embed(input_ids)
         if self.compute_dtype is not None:
             x = x.to(self.compute_dtype)
+        # Nothing reads the last block's other positions; where most are read, one kind of block is simpler.
+        narrow = at is not None and not self.training and 2 * at.shape[0] <= input_ids.numel()
         for layer, block in enumerate(self.blocks):
             # Without the layer's number all blocks are one compiled graph.
-            x = (
-                block(x, cos, sin, attn_mask)
-                if cache is None
-                else block(x, cos, sin, attn_mask, cache, layer)
-            )
+            more = () if cache is None else (cache, layer)
+            if narrow and layer == self.config.n_layers - 1:
+                x = block(x, cos, sin, attn_mask, *more, at=at)
+            else:
+                x = block(x, cos, sin, attn_mask, *more)
         if cache is not None:
             cache.length += length
-        if at is not None:
+        if at is not None and not narrow:
             x = x.flatten(0, 1)[at]
         x = self.norm(x)
         if readout is not None:
