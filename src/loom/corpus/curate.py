@@ -29,7 +29,7 @@ from loom.artifact import (
     load,
     refer,
 )
-from loom.corpus import documents, expression, tag
+from loom.corpus import documents, expression, pieces, remote, tag
 from loom.corpus.dedupe import exact
 from loom.corpus.mix import DUPLICATE_DOCUMENT, EMPTY, NOT_SAMPLED, dead_rows, mix_task, prepare_mix, sidecar
 from loom.corpus.rules import Curate, source_files
@@ -48,10 +48,15 @@ UNITS = {"line": 1, "block": 2}
 def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     """Curate into `out/documents/<source>/`; removed documents lie in `out/removed/` with their rule.
 
+    An address as `out` gets what was made in a folder of the user's cache, uploaded once it is complete.
     Raises `LoomError` for a rule that reads what no tagger writes, a source without files, or a run that
     leaves nothing.
     """
     started = time.monotonic()
+    if (to := remote.address(out)) is not None:
+        made = curate(recipe, remote.staging(to), engine)
+        remote.publish(made, to)
+        return made
     files = source_files(recipe)
     inputs = _inputs(recipe, files, out)
     plain = to_plain(recipe)
@@ -104,7 +109,7 @@ def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> l
         inputs.append(refer(load(root), out))
     for name, found in files.items():
         if recipe.sources[name].documents or not inputs:
-            inputs += [Input(str(file.path.resolve()), digest_file(file.path)) for file in found]
+            inputs += [_raw(file) for file in found]
     if recipe.decontaminate is not None:
         path = Path(recipe.decontaminate.path)
         if not path.is_file():
@@ -114,6 +119,12 @@ def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> l
             refer(load(path.parent), out) if made else Input(str(path.resolve()), digest_file(path))
         )
     return inputs
+
+
+def _raw(file: File) -> Input:
+    """A raw file as an input: by its content here, by the store's own version elsewhere and for a piece."""
+    here = remote.address(file.path) is None and pieces.parse(file.path) is None
+    return Input(remote.place(file.path), digest_file(file.path) if here else file.digest)
 
 
 def _tag(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path, engine: Engine) -> list[Finished]:

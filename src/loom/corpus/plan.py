@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from loom.corpus import documents, expression
+from loom.corpus import documents, expression, pieces
 from loom.corpus.dolma.names import tagger_keys
 from loom.corpus.rules import Curate, source_files
 from loom.errors import LoomError
@@ -20,7 +21,7 @@ def plan(recipe: Curate) -> dict[str, Any]:
         rules = recipe.rules[recipe.sources[name].rules]
         sources[name] = {
             "files": len(files),
-            "bytes": sum(file.path.stat().st_size for file in files),
+            "bytes": sum({_whole(file.path): file.bytes for file in files}.values()),
             "taggers": list(rules.taggers),
             "remove": list(rules.remove),
             "replace": list(rules.replace),
@@ -31,6 +32,11 @@ def plan(recipe: Curate) -> dict[str, Any]:
     steps += ["duplicate paragraphs"] if recipe.dedupe.paragraphs else []
     steps += ["cut held-out text"] if recipe.decontaminate is not None else []
     return {"sources": sources, "steps": [*steps, "mix"]}
+
+
+def _whole(path: Path) -> str:
+    piece = pieces.parse(path)
+    return str(piece.path if piece else path)
 
 
 def check(recipe: Curate) -> dict[str, int]:

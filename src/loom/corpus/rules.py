@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from loom.artifact import MANIFEST, load
-from loom.corpus import tag
+from loom.corpus import pieces, remote, tag
 from loom.corpus.decontaminate import Questions
 from loom.corpus.tag import File
 from loom.errors import LoomError
@@ -64,6 +64,7 @@ class Curate:
     decontaminate: Questions | None = None
     fewest_characters: int = 1  # of what is left once spans are cut
     keep_removed: bool = True
+    largest: int = pieces.LARGE  # bytes of a file on disk above which it is read in pieces
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ def source_files(recipe: Curate, at: Path | None = None) -> dict[str, list[File]
     where that folder's manifest says it lies, so that a moved tree still finds it.
     """
     root = Path(recipe.documents)
-    if at is not None and not root.exists():
+    if at is not None and not root.exists() and remote.address(root) is None:
         moved = [at / item.path for item in load(at).inputs if (at / item.path / MANIFEST).exists()]
         root = Path(os.path.normpath(moved[0])) if moved else root
     known: dict[Path, str] = {}
@@ -95,8 +96,12 @@ def source_files(recipe: Curate, at: Path | None = None) -> dict[str, list[File]
         if not source.documents and not recipe.documents:
             raise LoomError(f"The recipe names no documents for the source {name!r}: set `documents`.")
         files[name] = [
-            File(file.path, f"{name}/{file.path.name}", known.get(file.path, file.digest))
+            piece
             for file in tag.find(patterns)
+            for piece in tag.in_pieces(
+                File(file.path, f"{name}/{file.path.name}", known.get(file.path, file.digest), file.bytes),
+                recipe.largest,
+            )
         ]
         names = {file.name for file in files[name]}
         if len(names) < len(files[name]):

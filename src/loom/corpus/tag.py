@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from loom.artifact import Artifact, Input, Output, commit, digest_json, discard, finished
-from loom.corpus import attributes, documents, taggers
+from loom.console import console
+from loom.corpus import attributes, documents, pieces, remote, taggers
 from loom.corpus.attributes import Spans, key_name
-from loom.corpus.documents import Batch, Rejected, find_files, relative_name, write_lines
+from loom.corpus.documents import Batch, find_files, relative_name, write_lines
 from loom.corpus.taggers import Tagger, Texts
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
 from loom.errors import LoomError
 
 REJECTED = "rejected"
+PIECES = "pieces"  # work of large files, until their pieces are joined
 
 
 @dataclass(frozen=True)
 class File:
-    """A document file: where it is, what it is called below the documents' root, its identity."""
+    """A document file: where it is, what it is called below the documents' root, its identity, its size."""
 
     path: Path
     name: str
     digest: str
+    bytes: int = 0
 
     @property
     def stem(self) -> str:
@@ -37,12 +42,16 @@ class File:
 
 
 def find(patterns: Sequence[str]) -> list[File]:
-    """The document files of globs, with a raw file's identity: path, size and time."""
+    """The document files of globs, with a raw file's identity: path, size and time (or ETag)."""
     found = []
     for path in find_files(patterns):
-        status = path.stat()
         name = relative_name(path, patterns)
-        found.append(File(path, name, digest_json([name, status.st_size, status.st_mtime_ns])))
+        if (url := remote.address(path)) is not None:
+            size, digest = remote.identity(url)
+        else:
+            status = path.stat()
+            size, digest = status.st_size, digest_json([name, status.st_size, status.st_mtime_ns])
+        found.append(File(path, name, digest, size))
     double = {file.name for file in found}
     if len(double) < len(found):
         raise LoomError(
@@ -51,15 +60,33 @@ def find(patterns: Sequence[str]) -> list[File]:
     return found
 
 
+def in_pieces(file: File, largest: int) -> list[File]:
+    """A file of more than `largest` bytes in pieces that can be read one by one, else itself alone."""
+    cut = pieces.split(file.path, file.bytes, largest)
+    if len(cut) == 1:
+        if file.bytes > largest and not file.name.endswith(".parquet"):
+            console.say(f"{file.name} cannot be cut (one zstd frame, or no zstd): one worker reads it")
+        return [file]
+    suffix = file.name.removeprefix(file.stem)
+    return [
+        File(path, f"{file.stem}.{index:04d}{suffix}", digest_json([file.digest, path.name]), file.bytes)
+        for index, path in enumerate(cut)
+    ]
+
+
 @dataclass(frozen=True)
 class Tag:
-    """Which taggers, the experiment they are written under (by default each its own), the format."""
+    """Which taggers, the experiment they are written under (by default each its own), the format.
+
+    Files of more than `largest` bytes are read in pieces, by several workers where there are several.
+    """
 
     documents: tuple[str, ...]
     taggers: tuple[str, ...]
     experiment: str | None = None
     format: str = "jsonl"
     modules: tuple[str, ...] = ()
+    largest: int = pieces.LARGE
 
     def __post_init__(self) -> None:
         if self.format not in ("jsonl", "parquet"):
@@ -92,27 +119,28 @@ def tag_batches(
 
 def run_task(state: Mapping[str, Tagger], task: Task, out: Path) -> Done:
     """Tag one document file; `task.outputs` are one sidecar a tagger, then the rejected rows."""
-    names = task.parameters["taggers"]
-    rows = size = 0
-    found: dict[str, list[Any]] = {name: [] for name in names}
-    rejected: list[Rejected] = []
-    for batch, spans in tag_batches(documents.read(Path(task.parameters["path"])), state):
-        ids = batch.ids
-        sources = batch.table.column("source").to_pylist()
-        rejected += batch.rejected
-        rows += len(batch)
-        size += int(batch.utf8()[1][-1])
-        for name in names:
-            experiment = task.parameters["experiment"] or name
-            keyed = {key_name(experiment, name, key): value for key, value in spans[name].items()}
-            found[name].append((ids, sources, keyed))
-    counts = {}
-    for output, members in sidecars(task).items():
-        counts[output] = _write(out / output, [found[name] for name in members])
-    with write_lines(out / task.outputs[-1]) as stream:
-        stream.writelines(item.json() + b"\n" for item in rejected)
-    counts[task.outputs[-1]] = len(rejected)
-    return Done(counts, {"documents": rows, "bytes": size, "rejected": len(rejected)})
+    experiment = task.parameters["experiment"]
+    rows = size = rejected = 0
+    with ExitStack() as stack:
+        writers = [
+            (stack.enter_context(attributes.writer(out / output)), members)
+            for output, members in sidecars(task).items()
+        ]
+        aside = stack.enter_context(write_lines(out / task.outputs[-1]))
+        for batch, spans in tag_batches(documents.read(Path(task.parameters["path"])), state):
+            for write, members in writers:
+                keyed = {
+                    key_name(experiment or name, name, key): value
+                    for name in members
+                    for key, value in spans[name].items()
+                }
+                write(batch.table.column("id"), batch.table.column("source"), keyed)
+            aside.writelines(item.json() + b"\n" for item in batch.rejected)
+            rows += len(batch)
+            size += int(batch.utf8()[1][-1])
+            rejected += len(batch.rejected)
+    counts = {**dict.fromkeys(task.outputs[:-1], rows), task.outputs[-1]: rejected}
+    return Done(counts, {"documents": rows, "bytes": size, "rejected": rejected})
 
 
 def sidecars(task: Task) -> dict[str, list[str]]:
@@ -121,18 +149,6 @@ def sidecars(task: Task) -> dict[str, list[str]]:
     if task.parameters["experiment"]:
         return {task.outputs[0]: list(names)}
     return {output: [name] for name, output in zip(names, task.outputs[:-1], strict=True)}
-
-
-def _write(path: Path, parts: Sequence[Sequence[tuple[Any, Any, Mapping[str, Spans]]]]) -> int:
-    batches = []
-    for together in zip(*parts, strict=True):
-        merged: dict[str, Spans] = {}
-        for _, _, keyed in together:
-            merged.update(keyed)
-        batches.append((together[0][0], together[0][1], merged))
-    if path.name.endswith(".parquet"):
-        return attributes.write_parquet(path, ((ids, spans) for ids, _, spans in batches))
-    return attributes.write_jsonl(path, batches)
 
 
 def operation(names: Sequence[str], modules: Sequence[str] = ()) -> Operation:
@@ -155,6 +171,7 @@ def task_of(file: File, names: Sequence[str], format: str, experiment: str | Non
 def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> list[Artifact]:
     """Write `attributes/<experiment>/` below `out` (by default the documents' root), an artifact each.
 
+    An address as `out` gets what was made in a folder of the user's cache, uploaded once it is complete.
     Raises `LoomError` for a tagger that is not there, or where no file matches.
     """
     started = time.monotonic()
@@ -163,7 +180,12 @@ def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> l
         taggers.get(name)
     files = find(recipe.documents)
     root = out or root_of(files)
-    inputs = [Input(str(file.path.resolve()), file.digest) for file in files]
+    if (to := remote.address(root)) is not None:
+        published = tag(recipe, remote.staging(to), engine)
+        for artifact in published:
+            remote.publish(artifact, f"{to}/attributes/{artifact.path.name}")
+        return published
+    inputs = [Input(remote.place(file.path), file.digest) for file in files]
     groups = {recipe.experiment: recipe.taggers} if recipe.experiment else {n: (n,) for n in recipe.taggers}
     artifacts: dict[str, Artifact] = {}
     for name, members in groups.items():
@@ -195,24 +217,71 @@ def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> l
                     started=started,
                 )
         clear_receipts(root)
+        shutil.rmtree(root / PIECES, ignore_errors=True)
     return list(artifacts.values())
 
 
 def _plain(recipe: Tag, members: Sequence[str]) -> dict[str, Any]:
-    return {"taggers": list(members), "experiment": recipe.experiment, "format": recipe.format}
+    plain = {"taggers": list(members), "experiment": recipe.experiment, "format": recipe.format}
+    return plain | ({"modules": list(recipe.modules)} if recipe.modules else {})
 
 
 def _run(
     recipe: Tag, names: Sequence[str], files: Sequence[File], root: Path, engine: Engine
 ) -> list[Finished]:
-    tasks = [task_of(file, names, recipe.format, recipe.experiment) for file in files]
-    made = engine.run(operation(names, recipe.modules), tasks, root, f"tag ({', '.join(names)})")
+    made = run_files(files, names, recipe.format, root, engine, recipe)
     for done in made:
         for item in done.outputs:
             if item.path.startswith(f"{REJECTED}/") and item.rows == 0:
                 (root / item.path).unlink(missing_ok=True)
     remove_empty(root / REJECTED)
     return made
+
+
+def run_files(
+    files: Sequence[File], names: Sequence[str], format: str, root: Path, engine: Engine, recipe: Tag
+) -> list[Finished]:
+    """Tag files; the sidecars of a large file's pieces are joined in order, so that each file has one."""
+    cut = [in_pieces(file, recipe.largest) for file in files]
+    tasks = []
+    for file, parts in zip(files, cut, strict=True):
+        if len(parts) == 1:
+            tasks.append(task_of(file, names, format, recipe.experiment))
+            continue
+        for part in parts:
+            task = task_of(part, names, format, recipe.experiment)
+            tasks.append(replace(task, outputs=tuple(f"{PIECES}/{name}" for name in task.outputs)))
+    done = iter(engine.run(operation(names, recipe.modules), tasks, root, f"tag ({', '.join(names)})"))
+    results = [[next(done) for _ in parts] for parts in cut]
+    joins = []
+    for file, parts in zip(files, results, strict=True):
+        if len(parts) > 1:
+            outputs = task_of(file, names, format, recipe.experiment).outputs
+            inputs = tuple(Input(item.path, item.digest) for part in parts for item in part.outputs)
+            counters = sum_counters([part.counters for part in parts])
+            sources = [[part.task.outputs[index] for part in parts] for index in range(len(outputs))]
+            joins.append(Task(inputs, outputs, {"pieces": sources, "counters": counters}))
+    joined = iter(
+        engine.run(Operation("join pieces", 1, _join, threads=True), joins, root, "join") if joins else []
+    )
+    found = [next(joined) if len(parts) > 1 else parts[0] for parts in results]
+    return found
+
+
+def _join(settings: Any, task: Task, out: Path) -> Done:
+    rows = {}
+    for output, parts in zip(task.outputs, task.parameters["pieces"], strict=True):
+        if output.endswith(".parquet"):
+            batches = (batch for part in parts for batch in attributes.read(out / part))
+            rows[output] = attributes.write_parquet(out / output, batches)
+            continue
+        rows[output] = 0
+        with write_lines(out / output, level=1 if output.endswith(".gz") else None) as stream:
+            for part in parts:
+                for line in documents.read_lines(out / part):
+                    stream.write(line)
+                    rows[output] += 1
+    return Done(rows, task.parameters["counters"])
 
 
 def root_of(files: Sequence[File]) -> Path:

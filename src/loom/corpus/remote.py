@@ -1,0 +1,196 @@
+"""Files that lie elsewhere: `s3://`, `hf://`, `https://`, through fsspec.
+
+Addresses travel as `pathlib.Path`, which writes `s3://bucket/key` as `s3:/bucket/key`; `address` gives the
+address back, and None for a file of this machine. Credentials come the usual ways: the AWS variables,
+profiles and instance roles for S3 (an S3-compatible server by `AWS_ENDPOINT_URL_S3` or `--endpoint`),
+`HF_TOKEN` or `hf auth login` for the Hub.
+
+An object store has no rename: a completed upload is the commit, and an artifact's manifest is uploaded last.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from loom.artifact import FILES, MANIFEST, RUN, Artifact, digest_json
+from loom.console import console
+from loom.errors import LoomError
+
+EXTRAS = {"s3": "s3", "hf": "hf", "https": "https", "http": "https"}  # scheme -> Loom's extra
+ADDRESS = re.compile(rf"^({'|'.join(EXTRAS)}):/+")
+BLOCK = 8 << 20  # bytes a request
+ENDPOINT = "AWS_ENDPOINT_URL_S3"  # the variable botocore reads
+PARALLEL_UPLOADS = 8
+
+
+def address(path: str | Path) -> str | None:
+    """The address that `path` is, or None for a path of this machine."""
+    text = str(path)
+    match = ADDRESS.match(text)
+    return f"{match[1]}://{text[match.end() :]}" if match else None
+
+
+def place(path: Path) -> str:
+    """`path` as an artifact's input names it: the address, or the absolute path."""
+    return address(path) or str(path.resolve())
+
+
+def use_endpoint(url: str | None) -> None:
+    """Send S3 requests of this process, and of those it starts, to an S3-compatible server."""
+    if url:
+        os.environ[ENDPOINT] = url
+
+
+def filesystem(url: str) -> Any:
+    """fsspec's file system for an address. Raises `LoomError` that names the extra it needs."""
+    import fsspec
+
+    scheme = url.partition(":")[0]
+    options: dict[str, Any] = {}
+    if scheme == "s3":
+        options = {"default_block_size": BLOCK, "anon": _anonymous()}
+        if os.environ.get(ENDPOINT):
+            options["endpoint_url"] = os.environ[ENDPOINT]  # a change of it is another file system
+    try:
+        return fsspec.filesystem(scheme, **options)
+    except (ImportError, ValueError) as error:
+        raise LoomError(
+            f"{url} needs a package that is not installed: pip install 'loom-lm[{EXTRAS[scheme]}]' ({error})."
+        ) from None
+
+
+def _anonymous() -> bool:
+    """Whether there are no AWS credentials at all: public buckets are then read unsigned."""
+    import botocore.session
+
+    try:
+        return botocore.session.get_session().get_credentials() is None
+    except Exception as error:
+        raise LoomError(f"The AWS credentials cannot be read: {error}.") from None
+
+
+def _fail(url: str, error: Exception) -> NoReturn:
+    kind = type(error).__name__
+    if isinstance(error, LoomError):
+        raise error
+    if isinstance(error, FileNotFoundError):
+        raise LoomError(f"There is no {url}. Check the address and its bucket.") from None
+    if isinstance(error, PermissionError) or "Credential" in kind:
+        raise LoomError(
+            f"{url} may not be read or written with these credentials ({error or kind}). For S3 set AWS_PROFILE or "
+            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for the Hub set HF_TOKEN."
+        ) from None
+    raise LoomError(
+        f"{url} cannot be reached ({kind}: {error}). Run the same command again; what is finished is kept. For an "
+        f"S3-compatible server give --endpoint or set {ENDPOINT}."
+    ) from None
+
+
+def find(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The addresses that a glob, a folder or a single address stands for, sorted."""
+    fs = filesystem(pattern)
+    fs.invalidate_cache()
+    try:
+        if glob.has_magic(pattern) and not pattern.startswith("http"):
+            found = fs.glob(pattern)
+        elif pattern.startswith("http"):
+            found = (
+                [pattern]
+                if pattern.endswith(suffixes)
+                else [n for n in fs.find(pattern) if n.endswith(suffixes)]
+            )
+        elif fs.isfile(pattern):
+            found = [pattern]
+        else:
+            found = [name for name in fs.find(pattern) if name.endswith(suffixes)]
+    except Exception as error:
+        _fail(pattern, error)
+    scheme = pattern.partition(":")[0]
+    return sorted(name if "://" in name else f"{scheme}://{name}" for name in found)
+
+
+def identity(url: str) -> tuple[int, str]:
+    """(bytes, a digest of address, size and version): the store's ETag where it gives one, else its time."""
+    try:
+        info = filesystem(url).info(url)
+    except Exception as error:
+        _fail(url, error)
+    version = next(
+        (info[key] for key in ("ETag", "etag", "blob_id", "mtime", "LastModified") if info.get(key)), ""
+    )
+    size = int(info.get("size") or 0)
+    return size, digest_json([url, size, str(version)])
+
+
+@contextmanager
+def open_remote(url: str, *, whole: bool = True) -> Iterator[IO[bytes]]:
+    """Open an address for reading; `whole` reads ahead, else only what is asked for is fetched."""
+    try:
+        stream = filesystem(url).open(
+            url, "rb", block_size=BLOCK, cache_type="readahead" if whole else "background"
+        )
+    except Exception as error:
+        _fail(url, error)
+    with stream:
+        yield stream
+
+
+def publish(artifact: Artifact, to: str) -> dict[str, int]:
+    """Upload an artifact below the address `to`, its manifest last; files that are there are left alone.
+
+    A file is there if it has the size and the digest of the manifest; the digest is kept beside it as the
+    object's metadata. Returns how many files and bytes were uploaded and how many were there.
+    """
+    fs = filesystem(to)
+    names = [(item.path, item.digest, item.bytes) for item in artifact.outputs]
+    names += [
+        (name, artifact.digest, (artifact.path / name).stat().st_size)
+        for name in ("inputs.jsonl", FILES)
+        if (artifact.path / name).is_file()
+    ]
+    counts = {"uploaded": 0, "uploaded_bytes": 0, "already_there": 0}
+    to = to.rstrip("/")
+
+    def put(name: str, digest: str, size: int) -> bool:
+        url = f"{to}/{name}"
+        try:
+            if fs.exists(url) and fs.info(url)["size"] == size and _digest(fs, url) == digest:
+                return False
+            extra = {"Metadata": {"xxh3-128": digest}} if url.startswith("s3:") else {}
+            fs.put_file(str(artifact.path / name), url, **extra)
+        except Exception as error:
+            _fail(url, error)
+        return True
+
+    with (
+        console.progress(f"upload to {to}", total=len(names)) as progress,
+        ThreadPoolExecutor(PARALLEL_UPLOADS) as pool,
+    ):
+        for (_, _, size), sent in zip(names, pool.map(lambda item: put(*item), names), strict=True):
+            counts["uploaded" if sent else "already_there"] += 1
+            counts["uploaded_bytes"] += size if sent else 0
+            progress.advance()
+    for name in (RUN, MANIFEST):
+        put(name, artifact.digest if name == MANIFEST else "", (artifact.path / name).stat().st_size)
+    return counts
+
+
+def _digest(fs: Any, url: str) -> str | None:
+    if not url.startswith("s3:"):
+        return None
+    fs.invalidate_cache(url)
+    found = fs.metadata(url).get("xxh3-128")
+    return found if isinstance(found, str) else None
+
+
+def staging(to: str) -> Path:
+    """The local folder in which an artifact for the address `to` is made before it is uploaded."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "loom" / "remote" / digest_json(to.rstrip("/"))[:16]
