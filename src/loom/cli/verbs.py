@@ -24,6 +24,7 @@ VERBS: dict[str, Verb] = {
     **_verbs(
         "Corpus",
         collect="raw text on this machine -> documents",
+        warc="WARC files, as crawlers write them -> documents",
         curate="the six curation steps as one resumable run",
         tag="run taggers over documents: attributes beside them",
         dedupe="mark duplicate documents and paragraphs",
