@@ -9,15 +9,18 @@ from loom.report.data import (
     Amount,
     Change,
     Comparison,
+    Echo,
     Flow,
     Measure,
     Metric,
     ModelFigures,
     Node,
+    Origin,
     ReportData,
     Rule,
     Sample,
     Stage,
+    Traced,
     Training,
 )
 from loom.report.energy import Grid, estimate
@@ -165,6 +168,28 @@ def lineage() -> tuple[Node, ...]:
     )
 
 
+def traced(hostile: str = "") -> Traced:
+    answer = "Remove any common leading whitespace from each line of the given text." + hostile
+    docs = Origin(
+        "python-docs/stdlib/textwrap" + hostile,
+        "python-docs",
+        "python-docs/part-000.jsonl.zst:41" + hostile,
+        "textwrap.dedent(text)\n\n" + hostile,
+        "Remove any common leading whitespace from e" + hostile,
+        "very line in text. This can be used to make triple-quoted strings line up." + hostile,
+        ("pii.EMAIL_ADDRESS (1 replaced)" + hostile,),
+        {"path" + hostile: "textwrap.py" + hostile},
+        (12, 13, 14, 977),
+        (13,),
+    )
+    package = Origin(
+        "packages/rich" + hostile, "packages", "packages/part-001.jsonl.zst:7", "of ", "the given", " name"
+    )
+    echoes = (Echo(0, 42, 9, 3, (docs,)), Echo(55, 64, 2, 1841, (package,)))
+    question = "What does `textwrap.dedent` do?" + hostile
+    return Traced(question, answer, echoes, 1280, "trace/answer-1.html", 13, "trace/step-1.html#here")
+
+
 def report(hostile: str = "") -> ReportData:
     """The made-up run; `hostile` is put wherever text of a run's own can reach the page."""
     answers = {
@@ -215,6 +240,7 @@ def report(hostile: str = "") -> ReportData:
         bits_per_byte=held,
         comparison=comparison(),
         samples=samples,
+        traced=traced(hostile),
         stages=stages,
         lineage=lineage(),
         energy=estimate(487.0, 2, Grid()),

@@ -131,7 +131,7 @@ def test_killed_at_random_points_it_ends_with_the_same_numbers(
         assert not (out / stage / "manifest.json").exists(), f"the kill came after {stage} was finished"
     mine = last_line(road(folder))
     assert numbers(mine) == numbers(undisturbed[1])
-    for name in ("raw", "questions", "curated", "tokens", "sft-data", "dpo-data"):
+    for name in ("raw", "questions", "curated", "tokens", "sft-data", "dpo-data", "index", "trace"):
         assert (out / name / "manifest.json").read_bytes() == (
             reference / name / "manifest.json"
         ).read_bytes()
@@ -245,5 +245,8 @@ def test_the_page_opens_in_a_browser_without_network(undisturbed: tuple[Path, di
         shown = tab.inner_text("body")
         browser.close()
     assert errors == []
-    for part in ("python-docs", "validation", "base", "sft", "dpo", "raw files"):
+    for part in ("python-docs", "validation", "base", "sft", "dpo", "raw files", "Where an answer comes from"):
         assert part in shown
+    leads = set(re.findall(r'href="(trace/[^"#]*)', text))
+    assert len(leads) >= 3
+    assert all((page.parent / name).is_file() for name in leads)

@@ -137,6 +137,50 @@ class Sample:
     question: str
     answers: Mapping[str, str]  # by model
     expected: str | None = None
+    trace: str = ""  # the page of its trace, beside the report
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A training document that holds a span: its place, the passage, what touched it, who read it when.
+
+    `steps` read any of the document, `passage_steps` the passage itself.
+    """
+
+    id: str
+    source: str
+    place: str
+    before: str
+    match: str
+    after: str
+    rules: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    steps: tuple[int, ...] = ()
+    passage_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Code points [start, end) of an answer that stand word for word in the training tokens."""
+
+    start: int
+    end: int
+    tokens: int
+    count: int
+    documents: tuple[Origin, ...]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One answer followed to its documents. `page` and `step_page` lie beside the report."""
+
+    question: str
+    answer: str
+    echoes: tuple[Echo, ...]
+    steps_read: int
+    page: str = ""
+    step: int | None = None
+    step_page: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,6 +229,7 @@ class ReportData:
     bits_per_byte: Mapping[str, Measure] = field(default_factory=dict)
     comparison: Comparison | None = None
     samples: tuple[Sample, ...] = ()
+    traced: Traced | None = None
     stages: tuple[Stage, ...] = ()
     lineage: tuple[Node, ...] = ()
     energy: Energy | None = None

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from loom.artifact import atomic_write
-from loom.report import ancestry, bars, compare, curves, flow
+from loom.report import ancestry, bars, compare, curves, flow, thread
 from loom.report.data import ReportData, Training
 from loom.report.figures import count, duration, number, size
 from loom.report.html import Html, el, join
@@ -32,7 +32,7 @@ def render(data: ReportData) -> str:
     style, script = _asset("page.css"), _asset("page.js")
     made = [(name, anchor, make(data)) for name, anchor, make in SECTIONS]
     drawn = [(name, anchor, body) for name, anchor, body in made if body is not None]
-    absent = [name.lower() for name, anchor, body in made if body is None and anchor != "side-by-side"]
+    absent = [name.lower() for name, anchor, body in made if body is None and anchor not in OPTIONAL]
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src '{_digest(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -369,6 +369,13 @@ def _samples(data: ReportData) -> Html | None:
         ]
         if sample.expected is not None:
             pairs.append(join(el("dt", "documentation"), el("dd", sample.expected, class_="expected")))
+        if sample.trace:
+            pairs.append(
+                join(
+                    el("dt", "training data"),
+                    el("dd", el("a", "where its words come from", href=sample.trace)),
+                )
+            )
         cards.append(el("article", el("h3", sample.question), el("dl", *pairs), class_="sample"))
     return join(
         el("h2", "What it says"),
@@ -430,6 +437,7 @@ def _environment(data: ReportData) -> Html | None:
     )
 
 
+OPTIONAL = ("side-by-side", "thread")  # not missed where a page has none
 Section = tuple[str, str, Callable[[ReportData], Html | None]]
 SECTIONS: tuple[Section, ...] = (
     ("Data", "data", _data_flow),
@@ -438,6 +446,7 @@ SECTIONS: tuple[Section, ...] = (
     ("Bits per byte", "bits-per-byte", _bits),
     ("Tuning", "tuning", _tuning),
     ("Samples", "samples", _samples),
+    ("Thread", "thread", thread.draw),
     ("Time", "time", _time),
     ("Lineage", "lineage", _lineage),
     ("Energy", "energy", _energy),

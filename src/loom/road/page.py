@@ -33,6 +33,7 @@ from loom.report.page import write_report
 from loom.road.answers import read_answers
 from loom.road.evaluation import FIGURES, paired_change, read_figures
 from loom.road.result import closing_object, read_metrics, read_seconds
+from loom.road.trace import echoed, read_traces
 from loom.version import VERSION
 
 TITLES = {
@@ -75,9 +76,10 @@ def report_data(out: Path) -> ReportData:
         },
         comparison=comparison(out / "eval"),
         samples=tuple(
-            Sample(row["question"], {"tuned model": row["answer"]}, row["expected"])
-            for row in read_answers(out / "answers")
+            Sample(row["question"], {"tuned model": row["answer"]}, row["expected"], f"trace/{told['page']}")
+            for row, told in zip(read_answers(out / "answers"), read_traces(out / "trace"), strict=True)
         ),
+        traced=echoed(out / "trace"),
         stages=tuple(Stage(name, value) for name, value in seconds.items()),
         lineage=nodes(artifact.lineage(out / "export")),
         energy=estimate(sum(seconds.values()), os.cpu_count() or 1, Grid()),

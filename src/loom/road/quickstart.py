@@ -33,6 +33,7 @@ from loom.road.evaluation import (
 from loom.road.page import write_page
 from loom.road.plan import PLAN, Plan, make_plan, read_plan
 from loom.road.result import RESULT, STAGES, closing_object, read_result, read_seconds, show_result
+from loom.road.trace import index_tokens, read_traces, trace_answers
 from loom.road.training import run_training
 from loom.train.config import RunConfig
 
@@ -69,7 +70,7 @@ def quickstart(recipe: Quickstart, out: Path) -> dict[str, Any]:
     raw = road.collect()
     questions = road.ask(raw)
     curated = road.curate(raw, questions)
-    road.tokenize(curated)
+    tokens = road.tokenize(curated)
     plan = road.plan(questions)
     base = road.pretrain(plan, questions)
     road.evaluate("base", base, questions)
@@ -78,8 +79,9 @@ def quickstart(recipe: Quickstart, out: Path) -> dict[str, Any]:
     preferred = road.tune_on_pairs(plan, tuned, questions)
     road.evaluate("dpo", preferred, questions)
     exported = road.export(preferred)
-    road.answer(exported, questions)
-    return road.finish(exported)
+    answered = road.answer(exported, questions)
+    traced = road.trace(tokens, answered, preferred)
+    return road.finish(exported, traced)
 
 
 class _Road:
@@ -213,20 +215,31 @@ class _Road:
         with self.stage("export"):
             return export(model, self.out / "export", Export(chat="yes"))
 
-    def answer(self, exported: Artifact, questions: Artifact) -> None:
+    def answer(self, exported: Artifact, questions: Artifact) -> Artifact:
         with self.stage("answers"):
             for answer in answers(exported, questions, self.out / "answers"):
                 console.say(f"Q: {answer['question']}")
                 console.say(f"A: {answer['answer'] or '(nothing)'}")
                 console.say(f"   the documentation says: {answer['expected']}")
+        return artifact.load(self.out / "answers", "answers")
 
-    def finish(self, exported: Artifact) -> dict[str, Any]:
+    def trace(self, tokens: Artifact, answered: Artifact, model: Path) -> Artifact:
+        """An index over the training tokens, and where the answers' words stand in them."""
+        with self.stage("trace"):
+            index = index_tokens(tokens, self.out / "index", self.engine)
+            traced = trace_answers(index, answered, model, self.out / "trace")
+            for found in read_traces(traced.path):
+                spans, documents = len(found["spans"]), len(found["documents"])
+                console.say(f"{found['prompt']} {spans} spans, {documents} documents: {found['page']}")
+        return traced
+
+    def finish(self, exported: Artifact, traced: Artifact) -> dict[str, Any]:
         """Write the page and the closing object; the manifest comes last."""
         with self.stage("report"):
             body = closing_object(self.out)
             write_json(self.out / RESULT, body)
             write_page(self.out)
-        made_of = [exported, artifact.load(self.out / "eval" / "dpo"), artifact.load(self.out / "answers")]
+        made_of = [exported, artifact.load(self.out / "eval" / "dpo"), traced]
         artifact.commit(
             self.out,
             "quickstart",

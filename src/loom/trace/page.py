@@ -29,7 +29,7 @@ def write_trace_page(
 
 
 def write_step_page(path: Path, found: Mapping[str, Any]) -> None:
-    """Write what `inspect_step` gave, with its text, as a page."""
+    """Write what `inspect_step` gave, with its text, as a page; the document `found["sought"]` stands out."""
     _write(path, "step.html", title=f"Step {found['step']:,}", found=found)
 
 
