@@ -30,6 +30,9 @@ from loom.version import VERSION
 MANIFEST = "manifest.json"
 RUN = "run.json"
 FILES = "files.jsonl"
+_HOST = (
+    f"{xxhash.xxh32_intdigest(socket.gethostname().encode()):08x}"  # process ids repeat on a cluster's nodes
+)
 LONG_LIST = 200  # more files than this go to files.jsonl
 
 
@@ -63,7 +66,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     On an exception the temporary file is removed and `path` is as it was. A full disk or a folder that
     cannot be written becomes a `LoomError` that names the folder.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as stream:
@@ -237,8 +240,11 @@ def commit(
 def _sweep(path: Path) -> None:
     """Remove the temporary files below `path` whose writer is gone."""
     for left in path.rglob(".*.tmp"):
-        writer = left.name.split(".")[-2]
+        host, writer = left.name.split(".")[-3:-1]
         if not writer.isdigit():
+            continue
+        if host != _HOST:
+            left.unlink(missing_ok=True)  # every task is done, so its writer was given up for lost
             continue
         try:
             os.kill(int(writer), 0)

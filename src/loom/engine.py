@@ -1,4 +1,4 @@
-"""Where tasks run: in this process, or on this machine's cores.
+"""Where tasks run: in this process, on this machine's cores, or on a cluster (`loom.cluster`).
 
 Work is a list of content-addressed tasks. A task's key is the digest of (operation and version, its
 settings, its inputs' digests, its output's name, its parameters); when its outputs are in place a
@@ -9,8 +9,8 @@ Operations are module-level functions. Those whose time is spent in compiled cod
 GIL run on threads, which start at once; the others run in spawned processes that end with their
 parent. An operation's `prepare` (a model to load, a filter to read) runs once a worker.
 
-A cluster engine needs the same two things, `workers` and `run`: tasks carry only plain values and
-paths, and receipts lie beside the output.
+Tasks carry only plain values and paths, and receipts lie beside the output, so that an engine need say
+no more than how to execute what is not yet done.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from typing import Any, Protocol
 
 from loom.artifact import Input, Output, atomic_write, canonical_json, describe, digest_json
 from loom.console import console
-from loom.errors import LoomError
 
 RECEIPTS = "tasks"  # folder beside the outputs; removed when the artifact's manifest is written
 
@@ -54,6 +53,7 @@ class Operation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Mapping[str, Any]], Any] | None = None
     threads: bool = False
+    memory: int = 0  # bytes a worker may need, where that decides on which node of a cluster it fits
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,16 @@ class Engine(Protocol):
     ) -> list[Finished]: ...
 
 
-class LocalEngine:
-    """This machine: `workers` threads or spawned processes; one worker runs in this process itself."""
+class ResumingEngine:
+    """What engines share: skip what has a receipt, execute the rest, answer in the order of the tasks."""
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or available_cores()
+    workers: int
+
+    def _execute(
+        self, operation: Operation, waiting: Sequence[tuple[str, Task]], out: Path
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Execute tasks in any order, and give each one's key and receipt as it is finished."""
+        raise NotImplementedError
 
     def run(
         self, operation: Operation, tasks: Sequence[Task], out: Path, description: str = ""
@@ -131,12 +136,19 @@ class LocalEngine:
             for key, task in zip(keys, tasks, strict=True)
         ]
 
+
+class LocalEngine(ResumingEngine):
+    """This machine: `workers` threads or spawned processes; one worker runs in this process itself."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or available_cores()
+
     def _execute(
         self, operation: Operation, waiting: Sequence[tuple[str, Task]], out: Path
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         workers = min(self.workers, len(waiting))
         if workers <= 1:
-            worker = _Worker(operation, out)
+            worker = TaskWorker(operation, out)
             for key, task in waiting:
                 yield key, worker(key, task)
             return
@@ -145,7 +157,7 @@ class LocalEngine:
             local = threading.local()
 
             def start() -> None:
-                local.worker = _Worker(operation, out)
+                local.worker = TaskWorker(operation, out)
 
             pool = ThreadPoolExecutor(workers, initializer=start)
             submit: Callable[[str, Task], Future[Any]] = lambda key, task: pool.submit(  # noqa: E731
@@ -169,7 +181,9 @@ class LocalEngine:
                 raise
 
 
-class _Worker:
+class TaskWorker:
+    """A worker: what `prepare` made, and the running of one task after another."""
+
     def __init__(self, operation: Operation, out: Path) -> None:
         self.operation, self.out = operation, out
         self.state = operation.prepare(operation.settings) if operation.prepare else operation.settings
@@ -184,13 +198,13 @@ class _Worker:
         return receipt
 
 
-_process_worker: _Worker | None = None
+_process_worker: TaskWorker | None = None
 
 
 def _start_process(operation: Operation, out: Path) -> None:
     global _process_worker
     _end_with_parent()
-    _process_worker = _Worker(operation, out)
+    _process_worker = TaskWorker(operation, out)
 
 
 def _in_process(key: str, task: Task) -> dict[str, Any]:
@@ -222,6 +236,14 @@ def read_receipts(out: Path) -> dict[str, dict[str, Any]]:
                 except ValueError:
                     continue
     return receipts
+
+
+def read_receipt(out: Path, key: str) -> dict[str, Any] | None:
+    """The receipt of one task whose outputs are in place, else None."""
+    try:
+        return _still_there(json.loads((out / RECEIPTS / f"{key}.json").read_bytes()), out)
+    except (OSError, ValueError):
+        return None
 
 
 def _still_there(receipt: dict[str, Any] | None, out: Path) -> dict[str, Any] | None:
@@ -260,10 +282,3 @@ def sum_counters(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def available_cores() -> int:
     """Cores this process may use (affinity respected)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def local_engine(name: str = "local", workers: int | None = None) -> Engine:
-    """The engine called `name`."""
-    if name != "local":
-        raise LoomError(f"There is no engine {name!r} here; the engines are: local.")
-    return LocalEngine(workers)

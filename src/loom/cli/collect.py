@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loom.cli.engines import Address, EngineName, Workers, choose
 from loom.console import console
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -28,7 +29,7 @@ def python(
     total_mb: Annotated[float, typer.Option(help="Megabytes of text in all, at most.")] = 40.0,
     seed: Annotated[int, typer.Option(help="Key of the choice of documents.")] = 0,
     docs: Annotated[Path, typer.Option(help="Folder of system-docs.")] = Path("/usr/share/doc"),
-    workers: Annotated[int | None, typer.Option(help="Processes; all cores by default.")] = None,
+    workers: Workers = None,
 ) -> dict[str, Any]:
     """This machine's Python: documentation, package descriptions, library code, system documents.
 
@@ -37,7 +38,6 @@ def python(
     from loom.console import format_bytes
     from loom.corpus.sources.python import SOURCES, Collect
     from loom.corpus.sources.python import collect as run
-    from loom.engine import LocalEngine
     from loom.recipe import build
 
     names = [name.strip() for name in sources.split(",") if name.strip()]
@@ -48,7 +48,7 @@ def python(
         "seed": seed,
         "docs": str(docs),
     }
-    artifact = run(build(values, Collect, "loom collect python"), out, LocalEngine(workers))
+    artifact = run(build(values, Collect, "loom collect python"), out, choose("local", workers))
     counters = artifact.counters
     rows = [
         (name, part["documents"], format_bytes(part["bytes"]), part["found"])
@@ -66,18 +66,19 @@ def dump(
     input: Annotated[list[Path], typer.Option(help="The dump's files.")],
     out: Annotated[Path, typer.Option(help="Folder to write; finished files are kept.")],
     blocklist: Annotated[str, typer.Option(help="Subreddits to leave out, one a line.")] = "",
-    workers: Annotated[int | None, typer.Option(help="Processes; all cores by default.")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = "auto",
 ) -> dict[str, Any]:
     """A published dump as documents, by Dolma's rules for its kind.
 
     Example: loom collect dump mediawiki --input simplewiki-articles.xml.bz2 --out corpus
     """
     from loom.corpus.sources.dumps import Dump, collect
-    from loom.engine import LocalEngine
     from loom.recipe import build
 
     values = {"kind": kind, "files": [str(path) for path in input], "blocklist": blocklist}
-    artifact = collect(build(values, Dump, "loom collect dump"), out, LocalEngine(workers))
+    artifact = collect(build(values, Dump, "loom collect dump"), out, choose(engine, workers, address))
     counters = dict(artifact.counters)
     rows = [(kind, counters["seen"], counters["documents"])]
     console.table(f"Collected into {out}", ["kind", "entries", "documents"], rows)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loom.cli.engines import Address, EngineName, Workers, choose
 from loom.console import console
 
 app = typer.Typer(add_completion=False)
@@ -15,19 +16,24 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A curation recipe: recipes/quickstart-corpus.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, on top of the recipe.")] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/curated"),
-    workers: Annotated[int | None, typer.Option(help="Workers; all cores by default.")] = None,
-    engine: Annotated[str, typer.Option(help="Where tasks run: local.")] = "local",
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = "auto",
     plan: Annotated[bool, typer.Option("--plan", help="Print what would run, and stop.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Try the recipe against the data, and stop.")
     ] = False,
+    endpoint: Annotated[str | None, typer.Option(help="Address of an S3-compatible server.")] = None,
 ) -> dict[str, Any]:
     """The six curation steps as one resumable run: tag, judge, deduplicate, decontaminate, mix.
 
     Example: loom curate recipes/quickstart-corpus.yaml documents=runs/raw --out runs/curated
     """
+    from loom.corpus import remote
     from loom.corpus.rules import Curate
     from loom.recipe import load
+
+    remote.use_endpoint(endpoint)
 
     loaded = load(recipe, Curate, overrides or ())
     if plan:
@@ -41,9 +47,8 @@ def run(
         return {"checked": found}
     from loom.corpus.curate import curate
     from loom.corpus.summary import show
-    from loom.engine import local_engine
 
-    artifact = curate(loaded, out, local_engine(engine, workers))
+    artifact = curate(loaded, out, choose(engine, workers, address))
     show(artifact.counters)
     return {"out": str(out), **artifact.counters}
 

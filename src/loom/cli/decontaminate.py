@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loom.cli.engines import Address, EngineName, Workers, choose
 from loom.console import console
 
 app = typer.Typer(add_completion=False)
@@ -22,7 +23,9 @@ def run(
     most_removed: Annotated[
         float, typer.Option(help="Stop where a larger share of documents is hit.")
     ] = 0.001,
-    workers: Annotated[int | None, typer.Option(help="Workers; all cores by default.")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = "auto",
 ) -> dict[str, Any]:
     """Mark what evaluation sets share with the corpus; `mix` then drops or cuts it.
 
@@ -30,7 +33,6 @@ def run(
     """
     from loom.corpus.contamination import Decontaminate
     from loom.corpus.contamination import run as decontaminate
-    from loom.engine import LocalEngine
     from loom.recipe import build
 
     values = {
@@ -43,7 +45,9 @@ def run(
         "shortest": min(5, ngram),
         "most_removed": most_removed,
     }
-    artifact = decontaminate(build(values, Decontaminate, "loom decontaminate"), out, LocalEngine(workers))
+    artifact = decontaminate(
+        build(values, Decontaminate, "loom decontaminate"), out, choose(engine, workers, address)
+    )
     counters = dict(artifact.counters)
     share = counters["contaminated"] / max(counters["documents"], 1)
     columns = ["searched for", "documents", "contaminated", "share", "spans"]

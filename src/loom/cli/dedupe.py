@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loom.cli.engines import Address, EngineName, Workers, choose
 from loom.console import console
+
+if TYPE_CHECKING:
+    from loom.engine import Engine
 
 app = typer.Typer(add_completion=False)
 
@@ -26,7 +30,9 @@ def run(
     bloom: Annotated[Path | None, typer.Option(help="File of the Bloom filter to keep.")] = None,
     expected: Annotated[int, typer.Option(help="Entries the Bloom filter is sized for.")] = 10_000_000,
     compat: Annotated[str, typer.Option(help="dolma-1.2: its output byte for byte, defects and all.")] = "",
-    workers: Annotated[int | None, typer.Option(help="Workers; all cores by default.")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = "auto",
 ) -> dict[str, Any]:
     """Mark duplicate documents and paragraphs; the first in input order stays unmarked.
 
@@ -34,7 +40,6 @@ def run(
     """
     from loom.corpus.dolma import config as dolma
     from loom.corpus.dolma.deduping import dedupe
-    from loom.engine import LocalEngine
     from loom.errors import LoomError
     from loom.recipe import build
 
@@ -45,7 +50,7 @@ def run(
     if config is not None:
         chosen = dolma.load(config, dolma.Deduper)
     elif by == "minhash":
-        return _minhash(documents or [], name, workers)
+        return _minhash(documents or [], name, choose(engine, workers, address))
     else:
         what: dict[str, Any] = (
             {"paragraphs": {"attribute_name": name}}
@@ -69,18 +74,19 @@ def run(
             },
         }
         chosen = build(values, dolma.Deduper, "loom dedupe")
-    artifact = dedupe(chosen, compat, LocalEngine(workers or (chosen.processes if config else None)))
+    artifact = dedupe(
+        chosen, compat, choose(engine, workers or (chosen.processes if config else None), address)
+    )
     counters = dict(artifact.counters)
     rows = [(chosen.dedupe.name, counters["documents"], counters["duplicates"], str(artifact.path))]
     console.table("Duplicates", ["name", "documents", "marked", "written to"], rows)
     return {"attributes": str(artifact.path), **counters}
 
 
-def _minhash(documents: list[str], name: str, workers: int | None) -> dict[str, Any]:
+def _minhash(documents: list[str], name: str, engine: Engine) -> dict[str, Any]:
     from loom.corpus.dedupe.minhash import MinHash, minhash
-    from loom.engine import LocalEngine
 
-    artifact = minhash(MinHash(documents=tuple(documents), name=name), LocalEngine(workers))
+    artifact = minhash(MinHash(documents=tuple(documents), name=name), engine)
     counters = dict(artifact.counters)
     rows = [(name, counters["documents"], counters["clusters"], counters["duplicates"], str(artifact.path))]
     console.table("Near-duplicates", ["name", "documents", "clusters", "marked", "written to"], rows)

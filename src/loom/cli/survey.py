@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loom.cli.engines import Address, EngineName, Workers, choose
 from loom.console import console
 from loom.errors import LoomError
 
@@ -25,7 +26,9 @@ def survey(
     toxic_model: Annotated[Path | None, typer.Option(help="A fastText classifier of toxic text.")] = None,
     search: Annotated[list[str] | None, typer.Option(help="Phrases: 'a OR b AND c'.")] = None,
     regex: Annotated[list[str] | None, typer.Option(help="Regular expressions, RE2's.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = "auto",
 ) -> dict[str, Any]:
     """What is in a corpus: counts, domains, n-grams, duplicates, contamination, overlap and more.
 
@@ -34,7 +37,6 @@ def survey(
     import json
 
     from loom.console import format_bytes
-    from loom.engine import LocalEngine
     from loom.survey.registry import Options
     from loom.survey.survey import Survey
     from loom.survey.survey import survey as run
@@ -52,7 +54,7 @@ def survey(
         raise LoomError(f"{error}.") from None
     names = tuple(part.strip() for part in only.split(",") if part.strip())
     recipe = Survey(tuple(named), tuple((pattern,) for pattern in against or ()), names, options)
-    made = run(recipe, out, LocalEngine(workers))
+    made = run(recipe, out, choose(engine, workers, address))
     found: dict[str, Any] = json.loads(made.file("survey.json").read_bytes())
     if "counts" in found:
         rows = [

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loom.cli.engines import Address, EngineName, Workers, choose
 from loom.console import console
 
 app = typer.Typer(add_completion=False)
@@ -20,21 +21,26 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Root that gets attributes/; the documents' own.")] = None,
     experiment: Annotated[str | None, typer.Option(help="One name for all taggers' attributes.")] = None,
     format: Annotated[str, typer.Option(help="jsonl or parquet.")] = "jsonl",
-    workers: Annotated[int | None, typer.Option(help="Workers; all cores by default.")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = "auto",
     tagger_modules: Annotated[
-        list[str] | None, typer.Option(help="Modules that register more taggers.")
+        list[str] | None,
+        typer.Option("--tagger-modules", "--tagger-module", help="Modules that register more taggers."),
     ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Address of an S3-compatible server.")] = None,
 ) -> dict[str, Any]:
     """Run taggers over documents: attributes beside them, row by row.
 
     Example: loom tag --documents 'corpus/documents/*.jsonl.gz' --taggers gopher_v2,c4_v2 --out corpus
     """
+    from loom.corpus import remote
     from loom.corpus.dolma.config import Tagger, load
     from loom.corpus.tag import Tag, tag
-    from loom.engine import LocalEngine
     from loom.errors import LoomError
     from loom.recipe import build
 
+    remote.use_endpoint(endpoint)
     if (config is None) == (not documents):
         raise LoomError("Give either -c FILE or --documents GLOB... with --taggers.")
     names = [name.strip() for name in taggers.split(",") if name.strip()]
@@ -50,7 +56,7 @@ def run(
         if dolma.destination:
             out = Path(dolma.destination if isinstance(dolma.destination, str) else dolma.destination[0])
             out = out.parent if out.name == "attributes" else out
-    artifacts = tag(build(values, Tag, "loom tag"), out, LocalEngine(workers))
+    artifacts = tag(build(values, Tag, "loom tag"), out, choose(engine, workers, address))
     rows = [
         (item.path.name, item.counters["documents"], item.counters["rejected"], str(item.path))
         for item in artifacts

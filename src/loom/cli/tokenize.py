@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loom.cli.engines import Address, EngineName, Workers, choose
 from loom.console import console
 from loom.errors import LoomError
 
@@ -20,13 +21,14 @@ def run(
     held_out: Annotated[float, typer.Option(help="Share of documents kept in heldout/.")] = 0.0,
     shard_tokens: Annotated[int, typer.Option(help="About how many tokens a shard holds.")] = 500_000_000,
     csv: Annotated[bool, typer.Option("--csv", help="Also write Dolma's .csv.gz beside each shard.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Default: every core.")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = "auto",
 ) -> dict[str, Any]:
     """Encode documents into token shards, or take over shards that OLMo or Dolma wrote.
 
     Example: loom tokenize --documents corpus --tokenizer tok/tokenizer.json --out tokens --held-out 0.01
     """
-    from loom.engine import LocalEngine
     from loom.tokens.adopt import Adopt
     from loom.tokens.adopt import adopt as take_over
     from loom.tokens.tokenize import Tokenize
@@ -39,7 +41,7 @@ def run(
             made = take_over(Adopt(adopt, tokenizer), out)
         else:
             recipe = Tokenize(tuple(documents or ()), tokenizer, held_out, shard_tokens, csv)
-            made = encode(recipe, out, LocalEngine(workers))
+            made = encode(recipe, out, choose(engine, workers, address))
     except ValueError as error:
         raise LoomError(f"{error}.") from None
     facts = made.facts["tokens"]
