@@ -28,6 +28,9 @@ def run(
         list[str] | None,
         typer.Option("--tagger-modules", "--tagger-module", help="Modules that register more taggers."),
     ] = None,
+    file: Annotated[
+        list[str] | None, typer.Option(help="A file that a tagger reads: NAME=MODEL.bin, NAME=LIST.txt.")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Address of an S3-compatible server.")] = None,
 ) -> dict[str, Any]:
     """Run taggers over documents: attributes beside them, row by row.
@@ -45,7 +48,7 @@ def run(
         raise LoomError("Give either -c FILE or --documents GLOB... with --taggers.")
     names = [name.strip() for name in taggers.split(",") if name.strip()]
     values: dict[str, Any] = {"documents": documents, "taggers": names, "experiment": experiment}
-    values |= {"format": format, "modules": tagger_modules or []}
+    values |= {"format": format, "modules": tagger_modules or [], "files": _files(file or [])}
     if config is not None:
         dolma = load(config, Tagger)
         values |= {"documents": dolma.documents, "taggers": dolma.taggers, "experiment": dolma.experiment}
@@ -68,3 +71,13 @@ def run(
         "bytes": artifacts[0].counters["bytes"],
         "rejected": artifacts[0].counters["rejected"],
     }
+
+
+def _files(given: list[str]) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
+    for item in given:
+        name, found, path = item.partition("=")
+        if not found:
+            raise typer.BadParameter(f"--file takes NAME=PATH, not {item!r}.")
+        files.setdefault(name, []).append(path)
+    return files

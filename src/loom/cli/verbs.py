@@ -30,6 +30,7 @@ VERBS: dict[str, Verb] = {
         dedupe="mark duplicate documents and paragraphs",
         decontaminate="mark what evaluation sets share with the corpus",
         mix="filter, replace spans, sample: attributes -> mixed documents",
+        classifier="train a fastText classifier for the taggers",
         stat="histograms of attributes",
         why="what happened to one document, and by which rule",
     ),

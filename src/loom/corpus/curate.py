@@ -135,7 +135,7 @@ def _tag(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path, engine:
         group = [file for source, found in files.items() if chosen[source] == names for file in found]
         tasks = [tag.task_of(file, names, "parquet") for file in group]
         for file, result in zip(
-            group, engine.run(tag.operation(names), tasks, out, f"tag ({', '.join(names)})"), strict=True
+            group, engine.run(tag.operation(names, recipe.modules, recipe.files), tasks, out, f"tag ({', '.join(names)})"), strict=True
         ):
             done[file.name] = result
     return [done[file.name] for found in files.values() for file in found]

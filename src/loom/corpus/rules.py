@@ -64,6 +64,10 @@ class Curate:
     decontaminate: Questions | None = None
     fewest_characters: int = 1  # of what is left once spans are cut
     keep_removed: bool = True
+    modules: tuple[str, ...] = ()  # of taggers of one's own
+    files: Mapping[str, str | tuple[str, ...]] = field(
+        default_factory=dict
+    )  # that taggers read: models, lists
     largest: int = pieces.LARGE  # bytes of a file on disk above which it is read in pieces
     seed: int = 0
 

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Tag:
     experiment: str | None = None
     format: str = "jsonl"
     modules: tuple[str, ...] = ()
+    files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     largest: int = pieces.LARGE
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class Tag:
 def prepare(settings: Mapping[str, Any]) -> dict[str, Tagger]:
     """Make a worker's taggers, models loaded once."""
     taggers.load_families(settings["modules"])
-    return {name: taggers.get(name) for name in settings["taggers"]}
+    return {name: taggers.get(name, settings.get("files")) for name in settings["taggers"]}
 
 
 def sidecar_name(file: File, format: str) -> str:
@@ -151,10 +152,15 @@ def sidecars(task: Task) -> dict[str, list[str]]:
     return {output: [name] for name, output in zip(names, task.outputs[:-1], strict=True)}
 
 
-def operation(names: Sequence[str], modules: Sequence[str] = ()) -> Operation:
-    return Operation(
-        "tag", 1, run_task, {"taggers": list(names), "modules": list(modules)}, prepare, threads=True
-    )
+def operation(
+    names: Sequence[str], modules: Sequence[str] = (), files: taggers.Files | None = None
+) -> Operation:
+    """Tagging by `names`, from modules of one's own too, with the files (models, lists) that they read."""
+    taggers.load_families(modules)
+    settings: dict[str, Any] = {"taggers": list(names), "modules": list(modules)}
+    if digests := taggers.digests(names, files or {}):
+        settings |= {"files": {name: files[name] for name in digests}, "digests": digests}  # type: ignore[index]
+    return Operation("tag", 1, run_task, settings, prepare, threads=True)
 
 
 def task_of(file: File, names: Sequence[str], format: str, experiment: str | None = None) -> Task:
@@ -177,7 +183,7 @@ def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> l
     started = time.monotonic()
     taggers.load_families(recipe.modules)
     for name in recipe.taggers:
-        taggers.get(name)
+        taggers.get(name, recipe.files)
     files = find(recipe.documents)
     root = out or root_of(files)
     if (to := remote.address(root)) is not None:
@@ -223,7 +229,9 @@ def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> l
 
 def _plain(recipe: Tag, members: Sequence[str]) -> dict[str, Any]:
     plain = {"taggers": list(members), "experiment": recipe.experiment, "format": recipe.format}
-    return plain | ({"modules": list(recipe.modules)} if recipe.modules else {})
+    plain |= {"modules": list(recipe.modules)} if recipe.modules else {}
+    digests = taggers.digests(members, recipe.files)
+    return plain | ({"files": digests} if digests else {})
 
 
 def _run(
@@ -251,7 +259,9 @@ def run_files(
         for part in parts:
             task = task_of(part, names, format, recipe.experiment)
             tasks.append(replace(task, outputs=tuple(f"{PIECES}/{name}" for name in task.outputs)))
-    done = iter(engine.run(operation(names, recipe.modules), tasks, root, f"tag ({', '.join(names)})"))
+    done = iter(
+        engine.run(operation(names, recipe.modules, recipe.files), tasks, root, f"tag ({', '.join(names)})")
+    )
     results = [[next(done) for _ in parts] for parts in cut]
     joins = []
     for file, parts in zip(files, results, strict=True):

@@ -39,7 +39,7 @@ def tagger_keys(tagger: str) -> tuple[str, ...]:
     from loom.corpus.documents import make_batch
 
     taggers.load_families()
-    if tagger not in taggers.REGISTRY:
+    if tagger not in taggers.REGISTRY or taggers.REGISTRY[tagger].needs:
         return ()
     text = "One line.\nanother two three four five six seven eight nine ten eleven twelve\n"
     batch = make_batch([{"id": "x", "text": text}], [1])

@@ -10,7 +10,8 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,16 @@ from loom.corpus.documents import Batch
 from loom.errors import LoomError
 from loom.recipe import nearest
 
-FAMILIES = ("c4", "gopher", "language", "length", "pii", "repetition")
+FAMILIES = (
+    "c4",
+    "classifier",
+    "gopher",
+    "language",
+    "length",
+    "pii",
+    "repetition",
+)
+Files = Mapping[str, "str | tuple[str, ...]"]  # tagger -> the files it reads: a model, lists
 
 
 @dataclass(frozen=True)
@@ -57,12 +67,16 @@ class Tagger(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered tagger: what its spans cover, whose rules they are, and how to make it."""
+    """A registered tagger: what its spans cover, whose rules they are, and how to make it.
+
+    One that `needs` files (a model, lists) is made with their paths.
+    """
 
     name: str
     spans: str
     source: str
-    make: Callable[[], Tagger]
+    make: Callable[..., Tagger]
+    needs: str = ""
 
     @property
     def summary(self) -> str:
@@ -71,15 +85,19 @@ class Entry:
 
 
 REGISTRY: dict[str, Entry] = {}
+Factory = TypeVar("Factory", bound=Callable[..., Tagger])
 
 
-def tagger(name: str, *, spans: str, source: str) -> Callable[[Callable[[], Tagger]], Callable[[], Tagger]]:
-    """Register a factory under a versioned name. A name that is taken is refused."""
+def tagger(name: str, *, spans: str, source: str, needs: str = "") -> Callable[[Factory], Factory]:
+    """Register a factory under a versioned name. A name that is taken is refused.
 
-    def register(make: Callable[[], Tagger]) -> Callable[[], Tagger]:
+    With `needs` ("a fastText model"), the factory takes the paths that a user names for it.
+    """
+
+    def register(make: Factory) -> Factory:
         if name in REGISTRY and REGISTRY[name].make.__module__ != make.__module__:
             raise LoomError(f"The tagger name {name!r} is taken by {REGISTRY[name].make.__module__}.")
-        REGISTRY[name] = Entry(name, spans, source, make)
+        REGISTRY[name] = Entry(name, spans, source, make, needs)
         return make
 
     return register
@@ -97,7 +115,6 @@ def import_module(module: str) -> Any:
     """A user's module by import path, or by the path of a .py file."""
     import importlib.util
     import sys
-    from pathlib import Path
 
     try:
         if not module.endswith(".py"):
@@ -115,14 +132,47 @@ def import_module(module: str) -> Any:
         raise LoomError(f"The tagger module {module!r} cannot be imported: {error}.") from None
 
 
-def get(name: str) -> Tagger:
-    """Make the tagger called `name`; an unknown name says what there is."""
+def get(name: str, files: Files | None = None) -> Tagger:
+    """Make the tagger called `name`; an unknown name says what there is.
+
+    `files` are what taggers read. Raises `LoomError` where a file is missing that the tagger needs.
+    """
+    entry = find(name)
+    return entry.make(*_paths(entry, files or {})) if entry.needs else entry.make()
+
+
+def find(name: str) -> Entry:
+    """The registered tagger called `name`; an unknown name says what there is."""
     load_families()
     if name not in REGISTRY:
         near = nearest(name, REGISTRY)
         hint = f"Did you mean {near!r}?" if near else f"There are {', '.join(sorted(REGISTRY))}."
         raise LoomError(f"There is no tagger {name!r}. {hint}")
-    return REGISTRY[name].make()
+    return REGISTRY[name]
+
+
+def _paths(entry: Entry, files: Files) -> list[Path]:
+    given = files.get(entry.name, ())
+    paths = [Path(name) for name in ((given,) if isinstance(given, str) else given)]
+    if not paths:
+        raise LoomError(
+            f"The tagger {entry.name!r} needs {entry.needs}: name it with --file {entry.name}=PATH, or in a recipe "
+            f"under `files: {{{entry.name}: PATH}}`."
+        )
+    for path in paths:
+        if not path.is_file():
+            raise LoomError(f"There is no file {path}, which the tagger {entry.name!r} should read.")
+    return paths
+
+
+def digests(names: Sequence[str], files: Files) -> dict[str, list[str]]:
+    """The files that the taggers `names` read, by digest of their content: what their work depends on."""
+    from loom.artifact import digest_file
+
+    entries = [find(name) for name in names]
+    return {
+        entry.name: [digest_file(path) for path in _paths(entry, files)] for entry in entries if entry.needs
+    }
 
 
 def available() -> list[Entry]:
