@@ -8,7 +8,8 @@ mirrors the documents' files, as JSON lines (Dolma's format) or as Parquet with 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import orjson
 import pyarrow as pa
 
 from loom.artifact import atomic_write
-from loom.corpus.documents import read_lines, write_lines
+from loom.corpus.documents import read_lines, utf8, write_lines
 from loom.errors import LoomError
 
 PRECISION = 5  # decimals of a score, as Dolma writes them
@@ -128,22 +129,54 @@ def _variable(name: str) -> str:
 Sidecar = Mapping[str, Spans]
 
 
-def write_parquet(path: Path, batches: Iterable[tuple[Sequence[str], Sidecar]]) -> int:
-    """Write batches of (ids, spans by full key) as a Parquet sidecar; returns the rows."""
+@contextmanager
+def writer(path: Path, *, as_deduper: bool = False) -> Iterator[Callable[[Any, Any, Sidecar], None]]:
+    """Open a sidecar, JSON lines or Parquet by its suffix, for batches of (ids, sources, spans by full key).
+
+    Ids and sources are text columns (Arrow) or lists of strings; a missing source is written empty. JSON
+    lines are as Dolma's taggers write them, or `as_deduper`: without source, whole scores without a point.
+    """
+    if path.name.endswith(".parquet"):
+        with _parquet_writer(path) as write:
+            yield write
+        return
+    with write_lines(path, level=1 if path.name.endswith(".gz") else None) as out:
+
+        def write_rows(ids: Any, sources: Any, spans: Sidecar) -> None:
+            names, origins = _strings(ids), _strings(sources)
+            few = len(names) < 64 and sum(value.starts.size for value in spans.values()) < 1024
+            out.write((_lines if few else _lines_compiled)(names, origins, spans, as_deduper))
+
+        yield write_rows
+
+
+@contextmanager
+def _parquet_writer(path: Path) -> Iterator[Callable[[Any, Any, Sidecar], None]]:
     import pyarrow.parquet as pq
 
-    count = 0
-    writer: Any = None
+    opened: list[Any] = []
     with atomic_write(path) as stream:
-        for names, spans in batches:
-            table = pa.table({"id": pa.array(names, pa.string()), **{k: _list(v) for k, v in spans.items()}})
-            if writer is None:
-                writer = pq.ParquetWriter(stream, table.schema, compression="zstd", compression_level=1)
-            writer.write_table(table)
-            count += table.num_rows
-        if writer is None:
-            writer = pq.ParquetWriter(stream, pa.schema([("id", pa.string())]), compression="zstd")
-        writer.close()
+
+        def write(ids: Any, sources: Any, spans: Sidecar) -> None:
+            columns = {"id": _strings(ids).cast(pa.string()), **{k: _list(v) for k, v in spans.items()}}
+            table = pa.table(columns)
+            if not opened:
+                opened.append(pq.ParquetWriter(stream, table.schema, compression="zstd", compression_level=1))
+            opened[0].write_table(table)
+
+        yield write
+        if not opened:
+            opened.append(pq.ParquetWriter(stream, pa.schema([("id", pa.string())]), compression="zstd"))
+        opened[0].close()
+
+
+def write_parquet(path: Path, batches: Iterable[tuple[Any, Sidecar]]) -> int:
+    """Write batches of (ids, spans by full key) as a Parquet sidecar; returns the rows."""
+    count = 0
+    with writer(path) as write:
+        for ids, spans in batches:
+            write(ids, [None] * len(ids), spans)
+            count += len(ids)
     return count
 
 
@@ -160,19 +193,74 @@ def _list(spans: Spans) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(spans.offsets.astype(np.int32)), values, mask=mask)
 
 
-def write_jsonl(path: Path, batches: Iterable[tuple[Sequence[str], Sequence[str | None], Sidecar]]) -> int:
+def write_jsonl(path: Path, batches: Iterable[tuple[Any, Any, Sidecar]]) -> int:
     """Write batches of (ids, sources, spans by full key) as Dolma writes attributes; returns the rows."""
     count = 0
-    with write_lines(path, level=1 if path.name.endswith(".gz") else None) as out:
+    with writer(path) as write:
         for ids, sources, spans in batches:
-            lists = {key: _row_lists(value) for key, value in spans.items()}
-            for row, (identity, source) in enumerate(zip(ids, sources, strict=True)):
-                attributes = {key: v[row] for key, v in lists.items() if v[row] is not None}
-                out.write(
-                    orjson.dumps({"id": identity, "attributes": attributes, "source": source or ""}) + b"\n"
-                )
-                count += 1
+            write(ids, sources, spans)
+            count += len(ids)
     return count
+
+
+def _strings(values: Any) -> pa.Array:
+    """Text as one large_string array without nulls."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], pa.string())
+    array = values if isinstance(values, pa.Array) else pa.array(values, pa.large_string())
+    return array.cast(pa.large_string()).fill_null("")
+
+
+def _lines(ids: pa.Array, sources: pa.Array, spans: Sidecar, short: bool) -> bytes:
+    """The rows one by one."""
+    lists = {key: _row_lists(value) for key, value in spans.items()}
+    rows = []
+    for row, (identity, source) in enumerate(zip(ids.to_pylist(), sources.to_pylist(), strict=True)):
+        attributes = {key: v[row] for key, v in lists.items() if v[row] is not None}
+        if short:
+            kept = {
+                key: [(a, b, int(c) if c == int(c) else c) for a, b, c in v] for key, v in attributes.items()
+            }
+            rows.append(orjson.dumps({"attributes": kept, "id": identity}) + b"\n")
+        else:
+            rows.append(orjson.dumps({"id": identity, "attributes": attributes, "source": source}) + b"\n")
+    return b"".join(rows)
+
+
+def _lines_compiled(ids: pa.Array, sources: pa.Array, spans: Sidecar, short: bool) -> Any:
+    """The rows of `_lines` by a compiled loop; scores too large for it go to `_lines`."""
+    from loom.corpus.kernels import attribute_lines as kernels
+
+    count, columns = len(ids), list(spans.values())
+    scores = rounded(np.concatenate([np.zeros(0), *(value.scores for value in columns)]))
+    if not (np.abs(scores) < kernels.LARGEST).all():
+        return _lines(ids, sources, spans, short)
+    keys = [orjson.dumps(key) + b":" for key in spans]
+    firsts = np.cumsum([0, *(value.starts.size for value in columns)])
+    offsets = np.empty((len(columns), count + 1), np.int64)
+    present = np.ones((len(columns), count), np.bool_)
+    for index, value in enumerate(columns):
+        offsets[index] = value.offsets + firsts[index]
+        if value.present is not None:
+            present[index] = value.present
+    empty = np.zeros(0, np.int64)
+    return kernels.lines(
+        *utf8(pa.chunked_array([ids])),
+        *utf8(pa.chunked_array([sources])),
+        np.frombuffer(b"".join(keys), np.uint8),
+        np.cumsum([0, *map(len, keys)]),
+        present,
+        offsets,
+        np.concatenate([empty, *(value.starts for value in columns)]),
+        np.concatenate([empty, *(value.ends for value in columns)]),
+        scores,
+        np.frombuffer(
+            b'{"attributes":{\n\n},"id":' if short else b'{"id":\n,"attributes":{\n},"source":', np.uint8
+        ),
+        short,
+    ).data
 
 
 def _row_lists(spans: Spans) -> list[list[tuple[int, int, float]] | None]:

@@ -6,8 +6,10 @@ the input, so the survivor never depends on scheduling (Dolma's does).
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import orjson
 import pyarrow as pa
 
 from loom.artifact import Artifact, Input, Output, atomic_write, commit, discard, finished
-from loom.corpus import documents
+from loom.corpus import attributes, documents
+from loom.corpus.attributes import gathered
 from loom.corpus.dedupe import exact
 from loom.corpus.documents import Batch, as_rows, find_files, read_lines, write_lines
 from loom.corpus.dolma import config
@@ -214,8 +217,7 @@ def _consume(
     judged = engine.run(operation, tasks, root, "filter")
     if bloom.file and not bloom.read_only:
         with atomic_write(held) as stream, open(root / WORK / "filter", "rb") as source:
-            while chunk := source.read(1 << 20):
-                stream.write(chunk)
+            shutil.copyfileobj(source, stream, 1 << 22)
     return judged
 
 
@@ -236,7 +238,8 @@ def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         tables[f"{index:08d}"] = found
     exact.save(out / task.outputs[0], **tables)
     with write_lines(out / task.outputs[1]) as stream:
-        stream.write(MAGIC + hashes.to_bytes(8, "little") + bits.tobytes())
+        stream.write(MAGIC + hashes.to_bytes(8, "little"))
+        stream.write(bits.data)
     return Done(counters={"duplicates": count})
 
 
@@ -295,23 +298,18 @@ def _write_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     part = exact.load(out / task.parameters["prints"])
     found = exact.load(out / f"{WORK}/duplicates")[f"{task.parameters['index']:08d}"]
     spans = part["spans"][found]
-    by_row: dict[int, list[list[int]]] = {}
-    for row, start, end in spans.tolist():
-        by_row.setdefault(row, []).append([start, end, 1])
-    skipped = part["skipped"].tolist()
+    skipped = part["skipped"]
     name = settings["attribute"]
-    rows = 0
-    with write_lines(out / task.outputs[0], level=6 if task.outputs[0].endswith(".gz") else None) as stream:
-        for row, line in enumerate(read_lines(out / task.parameters["ids"])):
-            attributes: dict[str, Any] = {}
-            if row in by_row:
-                attributes[name] = by_row[row]
-            elif settings["documents"]:
-                if skipped[row] == SKIPPED:
-                    attributes[name] = []
-            elif not skipped[row]:
-                attributes[name] = []
-            stream.write(orjson.dumps({"attributes": attributes, "id": orjson.loads(line)}) + b"\n")
-            rows += 1
-    counts = {"documents": rows, "duplicates": int(found.size), "documents_with_duplicates": len(by_row)}
+    ids = [orjson.loads(line) for line in read_lines(out / task.parameters["ids"])]
+    rows = len(ids)
+    held = gathered(rows, spans[:, 0], spans[:, 1], spans[:, 2])
+    assert held.present is not None
+    present = held.present | ((skipped == SKIPPED) if settings["documents"] else (skipped == FIRST))
+    with attributes.writer(out / task.outputs[0], as_deduper=True) as write:
+        write(ids, [None] * rows, {name: replace(held, present=present)})
+    counts = {
+        "documents": rows,
+        "duplicates": int(found.size),
+        "documents_with_duplicates": int(held.present.sum()),
+    }
     return Done({task.outputs[0]: rows}, counts)

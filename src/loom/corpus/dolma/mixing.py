@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from loom.corpus.documents import find_files, read_lines, write_lines
 from loom.corpus.dolma import config, names
 from loom.corpus.dolma.jq import JqError, compile_jq, truthy
 from loom.corpus.dolma.jsonpath import compile_path
-from loom.corpus.dolma.replace import Span, replace
+from loom.corpus.dolma.replace import Span, disjoint, join, replace
 from loom.corpus.mix import Edit, apply, merge
 from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_receipts, sum_counters
 from loom.errors import LoomError
@@ -161,6 +162,9 @@ class Mixing:
         spans = list(self._spans_of(row))
         if not spans:
             return text, False
+        spans.sort(key=itemgetter(0))
+        if disjoint(spans, len(text)):  # nothing that the two rules could see differently
+            return join(text, spans), False
         as_dolma = replace(text, spans)
         if self.compat:
             return as_dolma, False
@@ -175,10 +179,10 @@ class Mixing:
         for item, select in self.spans:
             low = float("-inf") if item.min_score is None else item.min_score
             high = float("inf") if item.max_score is None else item.max_score
+            by = _replacement(item, row)
             for found in select(row):
-                for span in found if isinstance(found, list) else ():
-                    if low <= span[2] < high:
-                        yield span[0], span[1], _replacement(item, row)
+                if isinstance(found, list):
+                    yield from [(span[0], span[1], by) for span in found if low <= span[2] < high]
 
 
 def _replacement(item: config.Replacement, row: dict[str, Any]) -> str:
@@ -233,6 +237,7 @@ def _mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
     stream = mixing.stream
     with write_lines(out / task.outputs[0]) as stream_out:
         for document, attributes in task.parameters["inputs"]:
+            place = Path(document).name
             for number, row in enumerate(joined(Path(document), attributes, bool(mixing.compat)), 1):
                 counters["documents_in"] += 1
                 kept = mixing.keep(row)
@@ -250,7 +255,7 @@ def _mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
                     continue
                 metadata = row.get("metadata")
                 row["metadata"] = metadata if isinstance(metadata, dict) else {}
-                row["metadata"]["provenance"] = f"{Path(document).name}:{number}"
+                row["metadata"]["provenance"] = f"{place}:{number}"
                 stream_out.write(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n")
                 counters["documents_out"] += 1
     return Done({task.outputs[0]: counters["documents_out"]}, counters)

@@ -13,15 +13,17 @@ Offsets = npt.NDArray[np.int64]
 
 
 ALPHA, DECIMAL = 1, 2
+LETTERS_END = 0x40000  # the planes from here on hold no letters and no digits
 
 
 @cache
 def character_table() -> Bytes:
     """One byte a code point, from this Python's Unicode: bits ALPHA (`str.isalpha`), DECIMAL (`\\d`)."""
-    every = list(map(chr, range(0x110000)))
+    every = list(map(chr, range(LETTERS_END)))
     alpha = np.frombuffer(bytes(map(str.isalpha, every)), np.uint8)
     decimal = np.frombuffer(bytes(map(str.isdecimal, every)), np.uint8)
-    table: Bytes = alpha * ALPHA + decimal * DECIMAL
+    table: Bytes = np.zeros(0x110000, np.uint8)
+    table[:LETTERS_END] = alpha * ALPHA + decimal * DECIMAL
     return table
 
 
