@@ -7,27 +7,63 @@ import typer
 
 from loom.cli.engines import Address, EngineName, Workers, choose
 from loom.console import console
+from loom.errors import LoomError
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def run(
+    recipe: Annotated[Path | None, typer.Argument(help="A mixture: recipes/olmo-7b-sample.yaml.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, on top of the recipe.")] = None,
     config: Annotated[
-        Path, typer.Option("-c", "--config", help="Dolma's mixer configuration, YAML or JSON.")
-    ],
+        Path | None, typer.Option("-c", "--config", help="Dolma's mixer configuration, YAML or JSON.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the mixture; under -c the file says.")] = None,
     compat: Annotated[str, typer.Option(help="dolma-1.2: its output byte for byte, defects and all.")] = "",
     workers: Workers = None,
     engine: EngineName = "local",
     address: Address = "auto",
 ) -> dict[str, Any]:
-    """Filter, replace spans, pack: documents and attributes -> mixed documents, as `dolma mix` reads it.
+    """Draw a mixture of so many tokens and shuffle it; or filter and replace spans as `dolma mix -c` does.
 
-    Example: loom mix -c mixing/cc-head.yaml
+    Example: loom mix recipes/olmo-7b-sample.yaml documents=corpus tokens=2000000 --out mixture
     """
+    if (config is None) == (recipe is None):
+        raise LoomError(
+            "Give either a recipe (loom mix RECIPE --out DIR) or Dolma's file (loom mix -c FILE)."
+        )
+    if config is not None:
+        return _dolma(config, compat, engine, workers, address)
+    if out is None or recipe is None:
+        raise LoomError("Name the folder of the mixture: --out DIR.")
+    if compat:
+        raise LoomError("--compat is for Dolma's own files (-c FILE).")
+    from loom.corpus.sample import Sample, sample
+    from loom.recipe import load
+
+    made = sample(load(recipe, Sample, overrides or ()), out, choose(engine, workers, address))
+    rows = [
+        (
+            name,
+            part["available_tokens"],
+            part["wanted_tokens"],
+            part["tokens"],
+            part["taken"],
+            part["copies"],
+            f"{part['tokens'] / part['available_tokens']:.1%}",
+        )
+        for name, part in made.counters["sources"].items()
+    ]
+    columns = ["source", "tokens there", "wanted", "taken", "documents", "copies", "of the source"]
+    console.table(f"Mixture {out}", columns, rows)
+    console.say(f"{made.counters['documents']:,} documents, {made.counters['tokens']:,} tokens")
+    return {"out": str(out), **made.counters}
+
+
+def _dolma(config: Path, compat: str, engine: str, workers: int | None, address: str) -> dict[str, Any]:
     from loom.corpus.dolma.config import Mixer, load
     from loom.corpus.dolma.mixing import mix
-    from loom.errors import LoomError
 
     if compat not in ("", "dolma-1.2"):
         raise LoomError(f"--compat knows dolma-1.2 only, not {compat!r}.")

@@ -54,6 +54,21 @@ def load(path: Path) -> dict[str, npt.NDArray[Any]]:
     return out
 
 
+def mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """What `save` wrote, mapped: only what is looked at is read."""
+    out = {}
+    with open(path, "rb") as stream:
+        while header := stream.readline():
+            name, kind, *shape = header.decode().split()
+            dtype, sizes = np.dtype(kind), tuple(map(int, shape))
+            count, start = int(np.prod(sizes)), stream.tell()
+            out[name] = (
+                np.memmap(path, dtype, "r", start, sizes) if count else np.zeros(sizes, dtype)
+            )  # fmt: skip
+            stream.seek(start + count * dtype.itemsize)
+    return out
+
+
 def duplicates(prints: Sequence[Prints], partition: int, partitions: int) -> list[npt.NDArray[np.int64]]:
     """Of each file's fingerprints the repeated ones that fall into `partition`.
 
