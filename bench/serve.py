@@ -1,12 +1,19 @@
-"""Loom's generation and export beside transformers, in one run: same weights, same prompts, same precision.
+"""Loom's generation, server and export beside transformers, in one run: same weights, prompts, precision.
 
-    python bench/serve.py [--sections exact,single,clients,export] [--shapes 30m,700m] [--threads N]
+    python bench/serve.py [--rows single-30m,clients-30m] [--small] [--threads N] [--turns N]
 
-Weights are random; speed does not depend on them, except with lookup, whose prompts repeat themselves.
-Loom and its peer take turns and the best turn of each counts, because other work on a machine only ever
-slows a turn down. "bound" is the time that reading the weights once a token takes, at the rate at which
-one matrix-vector product over a matrix of the model's size reads them in this run. The result goes to
-bench/results/serve.json.
+Rows, and what each must reach: `exact` (greedy tokens equal on 200 prompts: transformers, batch of 16,
+lookup, stream), `single-SHAPE` (float32, no speculation: 1.2 times transformers at 30M; 90 % of what
+reading the weights once a token allows at 700M), `first-SHAPE` (first token of a 1,500-token prompt: no
+slower), `bf16-SHAPE` and `lookup-SHAPE` (2 times), `clients-SHAPE` (16 clients of the server at once: 4
+times one after another), `export-SHAPE` (as fast as copying the bytes twice; memory at most the largest
+tensor and 1 GiB).
+
+Weights are random; speed does not depend on them, except with lookup, which is timed on a prompt that
+repeats itself. Loom and its peer take turns and the best turn of each counts, because other work on a
+machine only ever slows a turn down. The bound is reading the weights at the best rate found in this run:
+a matrix-vector product by torch, over memory in huge pages and not, and Loom's own. Every row goes to
+bench/results/serve.json as soon as it is done, with its date; rows not asked for stay as they are.
 """
 
 from __future__ import annotations
@@ -21,21 +28,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from tests.serve.running import served  # noqa: E402
 from tests.small import make_tokenizer  # noqa: E402
 
 from loom.model.config import ModelConfig  # noqa: E402
 from loom.model.huggingface import config_to_huggingface, to_huggingface  # noqa: E402
 from loom.model.sampling import Sampling  # noqa: E402
 from loom.model.transformer import Transformer  # noqa: E402
-from loom.serve.complete import Session, complete, session  # noqa: E402
+from loom.serve.complete import Session, complete, session, stream  # noqa: E402
+from loom.serve.decoder import Decoder  # noqa: E402
 from loom.serve.engine import Engine, Event, Request  # noqa: E402
 from loom.tokens.tokenizer import Tokenizer  # noqa: E402
 
@@ -100,12 +112,28 @@ def best_of(turns: int, *works: Callable[[], Any]) -> list[float]:
 
 
 def read_rate(size: int) -> float:
-    """Bytes a second of a float32 matrix-vector product over a matrix of about `size` bytes."""
+    """Bytes a second at which a matrix of about `size` bytes can be read once, the best of three ways."""
     rows = max(1, size // 4 // 2048)
-    matrix, vector = torch.randn(rows, 2048), torch.randn(2048)
+    vector = torch.randn(2048)
+    plain = torch.randn(rows, 2048)
+    huge = torch.from_numpy(np.empty((rows, 2048), np.float32))
+    huge.copy_(plain)
+    flat = Transformer(ModelConfig(2048, 1, 16, 16, rows, 16, n_kv_heads=1, tied=True)).eval()
+    for parameter in flat.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    one = Decoder(flat)
+    cache = one.cache()
     with torch.inference_mode():
-        (seconds,) = best_of(5, lambda: torch.mv(matrix, vector))
-    return rows * 2048 * 4 / seconds
+        one.step([(cache, [0])])
+
+        def own() -> None:
+            cache.cut(0)
+            one.step([(cache, [0])])
+
+        product, huge_product, ours = best_of(
+            5, lambda: torch.mv(plain, vector), lambda: torch.mv(huge, vector), own
+        )
+    return max(plain.nbytes / min(product, huge_product), flat.config.matmul_parameters * 4 / ours)
 
 
 def exact(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -118,17 +146,20 @@ def exact(tokenizer: Tokenizer) -> dict[str, Any]:
     peers = [their_tokens(peer, p, 32, tokenizer.eos_id, tokenizer.pad_id) for p in many]
     lookup = [complete(on, p, sampling, lookup=8).tokens for p in many]
     ends = replace(sampling, stop_ids=(tokenizer.eos_id,))
-    batch = at_once(on, [Request(tuple(p), ends) for p in many], 16)[0]
-    return {
-        "prompts": len(many),
+    batch = at_once(on, [Request(tuple(p), ends) for p in many], 16)
+    streamed = ["".join(piece for piece, _ in stream(on, p, sampling)) for p in many]
+    whole = [complete(on, p, sampling).text for p in many]
+    equal = {
         "equal_to_transformers": sum(a == b for a, b in zip(alone, peers, strict=True)),
         "batch_of_16_equal": sum(a == b for a, b in zip(alone, batch, strict=True)),
         "lookup_equal": sum(a == b for a, b in zip(alone, lookup, strict=True)),
+        "stream_equal": sum(a == b for a, b in zip(whole, streamed, strict=True)),
     }
+    return {"prompts": len(many), **equal, "passed": all(n == len(many) for n in equal.values())}
 
 
-def at_once(on: Session, requests: list[Request], places: int) -> tuple[list[list[int]], float]:
-    """All requests through the engine; each one's tokens, and the seconds."""
+def at_once(on: Session, requests: list[Request], places: int) -> list[list[int]]:
+    """All requests through the engine; each one's tokens."""
     import threading
 
     got: list[list[int]] = [[] for _ in requests]
@@ -143,83 +174,122 @@ def at_once(on: Session, requests: list[Request], places: int) -> tuple[list[lis
         return take
 
     with Engine(on.decoder, on.tokenizer, places, len(requests)) as engine:
-        begun = time.perf_counter()
         for number, request in enumerate(requests):
             engine.submit(request, deliver(number))
         for _ in requests:
             done.acquire()
-        return got, time.perf_counter() - begun
+    return got
 
 
-def single(shape: str, tokenizer: Tokenizer, turns: int) -> dict[str, Any]:
-    """One stream: tokens a second after the first, and the first token of a 1,500-token prompt."""
-    model = make_model(shape)
-    config = model.config
-    peer, on = make_peer(model, tokenizer.eos_id, tokenizer.pad_id), session(model, tokenizer)
-    count = 64 if shape != "700m" else 16
-    (prompt,), (long,) = prompts(config, 1, 16), prompts(config, 1, 1500)
-    never = replace(GREEDY, max_new_tokens=count)
-    one = replace(GREEDY, max_new_tokens=1)
-    eos, pad = config.vocab_size - 1, tokenizer.pad_id  # a token random weights do not choose
-    mine, theirs, mine_first, theirs_first = best_of(
-        turns,
-        lambda: complete(on, prompt, never),
-        lambda: their_tokens(peer, prompt, count, eos, pad),
-        lambda: complete(on, long, one),
-        lambda: their_tokens(peer, long, 1, eos, pad),
+class Pair:
+    """A model in Loom and, with shared weights, in transformers."""
+
+    def __init__(self, shape: str, tokenizer: Tokenizer) -> None:
+        self.shape, self.tokenizer = shape, tokenizer
+        self.model = make_model(shape)
+        self.config = self.model.config
+        self.on = session(self.model, tokenizer)
+        self.peer = make_peer(self.model, tokenizer.eos_id, tokenizer.pad_id)
+        self.eos, self.pad = self.config.vocab_size - 1, tokenizer.pad_id  # random weights do not choose it
+        self.count = 16 if shape == "700m" else 64
+
+    def theirs(self, prompt: list[int], count: int, **more: Any) -> list[int]:
+        return their_tokens(self.peer, prompt, count, self.eos, self.pad)
+
+
+def single(pair: Pair, turns: int) -> dict[str, Any]:
+    """One stream from a 16-token prompt in float32: tokens a second, the prompt included."""
+    (prompt,) = prompts(pair.config, 1, 16)
+    asked = replace(GREEDY, max_new_tokens=pair.count)
+    same = complete(pair.on, prompt, asked).tokens == pair.theirs(prompt, pair.count)
+    mine, theirs = best_of(
+        turns, lambda: complete(pair.on, prompt, asked), lambda: pair.theirs(prompt, pair.count)
     )
-    size = config.matmul_parameters * 4
-    bound = size / read_rate(min(size, 1 << 30))
-    half = session(_half(model), tokenizer)
-    cycle = [5, 6, 7, 8, 9, 10] * 6
-    (narrow, plain, tried) = best_of(
-        turns,
-        lambda: complete(half, prompt, never),
-        lambda: complete(on, cycle, never),
-        lambda: complete(on, cycle, never, lookup=8),
-    )
+    size = pair.config.matmul_parameters * 4
+    rate = read_rate(min(size, 1 << 30))
+    share = size / rate * pair.count / mine
+    passed = share >= 0.9 if pair.shape == "700m" else theirs / mine >= 1.2
     return {
-        "shape": shape,
-        "parameters": config.parameters,
-        "loom_tokens_per_second": count / mine,
-        "transformers_tokens_per_second": count / theirs,
+        "parameters": pair.config.parameters,
+        "loom_tokens_per_second": pair.count / mine,
+        "transformers_tokens_per_second": pair.count / theirs,
         "ratio": theirs / mine,
-        "share_of_bound": bound * count / mine,
-        "bf16_ratio": theirs / narrow,
-        "lookup_ratio_to_plain": plain / tried,
-        "first_token_1500_seconds": mine_first,
-        "transformers_first_token_1500_seconds": theirs_first,
-        "first_token_ratio": theirs_first / mine_first,
+        "share_of_bound": share,
+        "read_gb_per_second": rate / 1e9,
+        "tokens_equal": same,
+        "passed": passed and same,
     }
 
 
-def _half(model: Transformer) -> Transformer:
-    made = Transformer(model.config)
-    made.load_state_dict(model.state_dict())
-    return made.to(torch.bfloat16).eval()
+def first(pair: Pair, turns: int) -> dict[str, Any]:
+    """The first token of a 1,500-token prompt."""
+    (prompt,) = prompts(pair.config, 1, 1500)
+    one = replace(GREEDY, max_new_tokens=1)
+    same = complete(pair.on, prompt, one).tokens == pair.theirs(prompt, 1)
+    mine, theirs = best_of(turns, lambda: complete(pair.on, prompt, one), lambda: pair.theirs(prompt, 1))
+    return {
+        "loom_seconds": mine,
+        "transformers_seconds": theirs,
+        "ratio": theirs / mine,
+        "tokens_equal": same,
+        "passed": theirs / mine >= 1 and same,
+    }
 
 
-def clients(shape: str, tokenizer: Tokenizer, turns: int) -> dict[str, Any]:
-    """16 requests one after another and at once."""
-    on = session(make_model(shape), tokenizer)
-    sampling = replace(GREEDY, max_new_tokens=32)
-    many = prompts(on.decoder.config, 16, 16)
-    requests = [Request(tuple(p), sampling) for p in many]
-    alone, together = best_of(
+def bf16(pair: Pair, turns: int) -> dict[str, Any]:
+    """One stream with bfloat16 weights beside transformers in float32, and in bfloat16."""
+    made = Transformer(pair.config)
+    made.load_state_dict(pair.model.state_dict())
+    narrow = session(made.to(torch.bfloat16).eval(), pair.tokenizer)
+    (prompt,) = prompts(pair.config, 1, 16)
+    asked = replace(GREEDY, max_new_tokens=pair.count)
+    agree = sum(
+        a == b
+        for a, b in zip(
+            complete(narrow, prompt, asked).tokens, complete(pair.on, prompt, asked).tokens, strict=False
+        )
+    )
+    mine, theirs = best_of(
+        turns, lambda: complete(narrow, prompt, asked), lambda: pair.theirs(prompt, pair.count)
+    )
+    narrow_peer = make_peer(made, pair.eos, pair.pad)
+    (half,) = best_of(1, lambda: their_tokens(narrow_peer, prompt, pair.count, pair.eos, pair.pad))
+    return {
+        "loom_tokens_per_second": pair.count / mine,
+        "transformers_float32_tokens_per_second": pair.count / theirs,
+        "transformers_bf16_tokens_per_second": pair.count / half,
+        "ratio": theirs / mine,
+        "ratio_to_transformers_bf16": half / mine,
+        "tokens_equal_to_float32": agree,
+        "passed": theirs / mine >= 2,
+    }
+
+
+def lookup(pair: Pair, turns: int) -> dict[str, Any]:
+    """One stream with n-gram lookup, on a prompt that repeats itself, beside both without."""
+    cycle = [5, 6, 7, 8, 9, 10] * 6
+    asked = replace(GREEDY, max_new_tokens=pair.count)
+    plain = complete(pair.on, cycle, asked).tokens
+    same = plain == complete(pair.on, cycle, asked, lookup=8).tokens == pair.theirs(cycle, pair.count)
+    tried, without, theirs = best_of(
         turns,
-        lambda: [at_once(on, [request], 1) for request in requests],
-        lambda: at_once(on, requests, 16),
+        lambda: complete(pair.on, cycle, asked, lookup=8),
+        lambda: complete(pair.on, cycle, asked),
+        lambda: pair.theirs(cycle, pair.count),
     )
     return {
-        "shape": shape,
-        "one_by_one_seconds": alone,
-        "at_once_seconds": together,
-        "ratio": alone / together,
+        "loom_tokens_per_second": pair.count / tried,
+        "loom_plain_tokens_per_second": pair.count / without,
+        "transformers_tokens_per_second": pair.count / theirs,
+        "ratio": theirs / tried,
+        "ratio_to_plain": without / tried,
+        "tokens_equal": same,
+        "passed": theirs / tried >= 2 and same,
     }
 
 
-def export_speed(shape: str, tokenizer_file: Path, folder: Path) -> dict[str, Any]:
-    """Export, its check apart, beside copying the weights' bytes twice; peak memory in a process of its own."""
+def saved(shape: str, tokenizer_file: Path, folder: Path) -> Path:
+    """A checkpoint of the shape."""
     from loom.tokens.shards import SpecialToken
     from loom.train.checkpoint import ModelCard, save_model
 
@@ -228,11 +298,46 @@ def export_speed(shape: str, tokenizer_file: Path, folder: Path) -> dict[str, An
         SpecialToken(tokenizer.eos_id, tokenizer.eos_token),
         SpecialToken(tokenizer.pad_id, tokenizer.pad_token),
     )
-    save_model(
-        folder / "model", model, ModelCard(model.config, eos, pad, tokenizer.vocab_size), tokenizer_file
-    )
-    size, largest = model.config.parameters * 4, max(p.nbytes for p in model.parameters())
-    del model
+    card = ModelCard(model.config, eos, pad, tokenizer.vocab_size)
+    save_model(folder / "model", model, card, tokenizer_file)
+    return folder / "model"
+
+
+def clients(shape: str, tokenizer_file: Path, folder: Path, turns: int, threads: int) -> dict[str, Any]:
+    """16 requests to `loom serve`, one after another and at once: 16-token prompts, 64 tokens each."""
+    model = saved(shape, tokenizer_file, folder)
+    count = 16 if shape == "700m" else 64
+    many = prompts(SHAPES[shape], 16, 16)
+    with served(model, ["--places", "16"], {"OMP_NUM_THREADS": str(threads)}) as server:
+
+        def ask(prompt: list[int]) -> tuple[str, int]:
+            body = {"prompt": prompt, "max_tokens": count, "temperature": 0}
+            status, answer = server.post("/v1/completions", body)
+            assert status == 200, answer
+            return answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
+
+        with ThreadPoolExecutor(16) as pool:
+            one_by_one = [ask(prompt) for prompt in many]
+            together = list(pool.map(ask, many))
+            tokens = sum(made for _, made in together)
+            alone, at_once = best_of(
+                turns, lambda: [ask(prompt) for prompt in many], lambda: list(pool.map(ask, many))
+            )
+    return {
+        "one_by_one_tokens_per_second": tokens / alone,
+        "at_once_tokens_per_second": tokens / at_once,
+        "ratio": alone / at_once,
+        "answers_equal": one_by_one == together,
+        "passed": alone / at_once >= 4 and one_by_one == together,
+    }
+
+
+def export_speed(shape: str, tokenizer_file: Path, folder: Path) -> dict[str, Any]:
+    """Export, its check apart, beside copying the weights' bytes twice; peak memory in a process of its own."""
+    config = SHAPES[shape]
+    size = config.parameters * 4
+    largest = max(config.vocab_size, config.mlp_width, config.d_model) * config.d_model * 4
+    saved(shape, tokenizer_file, folder)
     data = next((folder / "model").glob("*.distcp"))
     begun = time.perf_counter()
     for name in ("one", "two"):
@@ -257,59 +362,81 @@ def export_speed(shape: str, tokenizer_file: Path, folder: Path) -> dict[str, An
         check=True,
     )
     whole, check, base, peak = json.loads(done.stdout.splitlines()[-1])
+    memory = (peak - base) * 1024
     return {
-        "shape": shape,
         "bytes": size,
         "export_seconds": whole - check,
         "check_seconds": check,
         "two_copies_seconds": copies,
         "ratio": copies / (whole - check),
         "largest_tensor_bytes": largest,
-        "memory_over_start_bytes": (peak - base) * 1024,
+        "memory_over_start_bytes": memory,
+        "passed": copies >= whole - check and memory <= largest + (1 << 30),
     }
+
+
+KINDS = ("single", "first", "bf16", "lookup", "clients", "export")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sections", default="exact,single,clients,export")
-    parser.add_argument("--shapes", default="30m")
+    parser.add_argument("--rows", help="only these, by name")
+    parser.add_argument("--small", action="store_true", help="the shape 'tiny' alone: does it run?")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serve.json")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    sections = options.sections.split(",")
-    result: dict[str, Any] = {"machine": machine()}
+    shapes = ["tiny"] if options.small else ["30m", "700m"]
+    names = ["exact", *(f"{kind}-{shape}" for shape in shapes for kind in KINDS)]
+    wanted = options.rows.split(",") if options.rows else names
+    if unknown := set(wanted) - set(names):
+        parser.error(f"no rows {sorted(unknown)}; there are {', '.join(names)}")
     with tempfile.TemporaryDirectory() as name:
         file = make_tokenizer(Path(name) / "tokenizer")
-        tokenizer = Tokenizer.load(file)
-        shapes = options.shapes.split(",")
-        if "exact" in sections:
-            result["exact"] = show("exact", exact(tokenizer))
-        if "single" in sections:
-            result["single"] = [show("single", single(s, tokenizer, options.turns)) for s in shapes]
-        if "clients" in sections:
-            result["clients"] = [show("clients", clients(s, tokenizer, options.turns)) for s in shapes]
-        if "export" in sections:
-            rows = []
-            for shape in shapes:
-                folder = Path(name) / shape
-                folder.mkdir()
-                rows.append(show("export", export_speed(shape, file, folder)))
-                shutil.rmtree(folder)
-            result["export"] = rows
-    result["machine"]["load_after"] = os.getloadavg()[0]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        tokenizer, pair = Tokenizer.load(file), None
+        for row in wanted:
+            kind, _, shape = row.partition("-")
+            folder = Path(name) / row
+            folder.mkdir()
+            if kind in ("single", "first", "bf16", "lookup"):
+                pair = pair if pair is not None and pair.shape == shape else Pair(shape, tokenizer)
+            else:
+                pair = None
+            match kind:
+                case "exact":
+                    values = exact(tokenizer)
+                case "clients":
+                    values = clients(shape, file, folder, options.turns, torch.get_num_threads())
+                case "export":
+                    values = export_speed(shape, file, folder)
+                case _:
+                    work = {"single": single, "first": first, "bf16": bf16, "lookup": lookup}[kind]
+                    assert pair is not None
+                    values = work(pair, options.turns)
+            shutil.rmtree(folder)
+            keep(options.out, row, values)
 
 
-def show(section: str, values: dict[str, Any]) -> dict[str, Any]:
+def keep(file: Path, row: str, values: dict[str, Any]) -> None:
+    """Show a row and put it into the results at once, so that a run that is cut keeps what it has."""
     shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-    print(f"{section}: {shown}", flush=True)
-    return values
+    print(f"{row}: {shown}", flush=True)
+    result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    rows = result.get("rows", {})
+    rows[row] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": round(os.getloadavg()[0], 2),
+        **values,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    body = {"machine": machine(), "rows": dict(sorted(rows.items()))}
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+    part.replace(file)
 
 
 def machine() -> dict[str, Any]:
@@ -321,7 +448,6 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "load_before": os.getloadavg()[0],
     }
 
 

@@ -6,6 +6,7 @@ import random
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from loom.serve.complete import Session, complete, encode_prompt, stream
 from loom.serve.decoder import Decoder
 from loom.serve.engine import Engine, Event, Request
 from loom.serve.lookup import NGRAM, propose
+from loom.serve.rows import exp, log_sum, narrowed
 from loom.serve.text import TextStream, held_back
 from loom.tokens.tokenizer import Tokenizer
 from tests.serve.conftest import CONFIG
@@ -45,31 +47,90 @@ def test_decoder_computes_what_the_model_computes(config: ModelConfig) -> None:
         expected = model(ids[None])[0]
         decoder = Decoder(model)
         assert torch.equal(model(ids[None])[0], expected), "laying weights together changed the model"
-    whole, parts, single = decoder.cache(), decoder.cache(), decoder.cache()
-    at_once = decoder.forward([(whole, ids.tolist())], every=True)
-    torch.testing.assert_close(at_once, expected, atol=1e-5, rtol=1e-5)
-    decoder.forward([(parts, ids[:33].tolist())])
-    rest = decoder.forward([(parts, ids[33:].tolist())], every=True)
-    torch.testing.assert_close(rest, expected[33:], atol=1e-5, rtol=1e-5)
-    for i, token in enumerate(ids.tolist()):
-        step = decoder.forward([(single, [token])])
-        torch.testing.assert_close(step[0], expected[i], atol=1e-5, rtol=1e-5)
+    parts, single = decoder.cache(), decoder.cache()
+    torch.testing.assert_close(
+        torch.from_numpy(decoder.read(parts, ids[:33].tolist())), expected[32], atol=1e-5, rtol=1e-5
+    )
+    rest = decoder.step([(parts, ids[33:].tolist())])
+    torch.testing.assert_close(torch.from_numpy(rest), expected[33:], atol=1e-5, rtol=1e-5)
+    decoder.read(single, ids[:1].tolist())
+    for i, token in enumerate(ids[1:].tolist(), start=1):
+        row = torch.from_numpy(decoder.step([(single, [token])])[0])
+        torch.testing.assert_close(row, expected[i], atol=1e-5, rtol=1e-5)
 
 
-def test_sequences_in_a_pass_do_not_see_each_other(opened: Session) -> None:
-    decoder = opened.decoder
-    many = prompts(5)
-    together = decoder.forward([(decoder.cache(), prompt) for prompt in many])
-    for row, prompt in zip(together, many, strict=True):
-        alone = decoder.forward([(decoder.cache(), prompt)])[0]
-        torch.testing.assert_close(row, alone, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("config", [SECOND, CLIPPED, CONFIG])
+def test_bfloat16_is_near_and_rounds_weights_only(config: ModelConfig) -> None:
+    """A step with bfloat16 weights is the float32 step of the rounded weights, but for rounded caches."""
+    model = Transformer(config).eval()
+    initialize(model, 1)
+    half = Transformer(config)
+    half.load_state_dict(model.state_dict())
+    narrow, wide = Decoder(half.to(torch.bfloat16).eval()), Decoder(_rounded(model))
+    ids = (torch.arange(60) * 31 % 500).tolist()
+    caches = narrow.cache(), wide.cache()
+    narrow.read(caches[0], ids[:1])
+    wide.read(caches[1], ids[:1])
+    for token in ids[1:]:
+        got = torch.from_numpy(narrow.step([(caches[0], [token])])[0])
+        exact = torch.from_numpy(wide.step([(caches[1], [token])])[0])
+        assert float((got - exact).abs().max()) < 0.02 * float(exact.abs().max())
+
+
+def _rounded(model: Transformer) -> Transformer:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16).float())
+    return model
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("config", [SECOND, CLIPPED, CONFIG])
+def test_a_row_is_computed_as_if_it_were_alone(config: ModelConfig, narrow: bool, threads: int) -> None:
+    """Bit for bit: alone, beside up to 17 others, in one pass over several tokens, with helping threads."""
+    model = Transformer(config).eval()
+    initialize(model, 5)
+    if narrow:
+        model = model.to(torch.bfloat16)
+    alone, decoder = Decoder(model, 1), Decoder(model, threads)
+    many = [[i % 500 for i in prompt] for prompt in prompts(18, 30)]
+    caches = [decoder.cache() for _ in many]
+    for cache, prompt in zip(caches, many, strict=True):
+        decoder.read(cache, prompt)
+    ahead = [[7 * i % 500 + j for j in range(1 + i % 4)] for i in range(len(many))]
+    together = iter(decoder.step(list(zip(caches, ahead, strict=True))))
+    for prompt, tokens in zip(many, ahead, strict=True):
+        cache = alone.cache()
+        alone.read(cache, prompt)
+        for token in tokens:
+            assert np.array_equal(next(together), alone.step([(cache, [token])])[0])
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-100, 80, width=32), min_size=1, max_size=70))
+def test_exponentials_and_their_sum(values: list[float]) -> None:
+    x = np.array(values, np.float32)
+    assert exp(x[0]) == pytest.approx(float(np.exp(max(float(x[0]), -87.0))), rel=3e-7)
+    expected = float(np.logaddexp.reduce(x.astype(np.float64)))
+    assert float(log_sum(x, 0, len(x))) == pytest.approx(expected, abs=2e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_narrowing_rounds_as_torch_does(bits: int) -> None:
+    value = np.array([bits], np.uint32).view(np.float32)
+    if np.isnan(value[0]):
+        return
+    expected = torch.from_numpy(value).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    assert narrowed(value[0]) == expected[0]
 
 
 def test_cache_holds_the_context_and_no_more(opened: Session) -> None:
     cache = opened.decoder.cache()
-    opened.decoder.forward([(cache, [1] * CONFIG.context_length)])
+    opened.decoder.read(cache, [1] * CONFIG.context_length)
     with pytest.raises(ValueError, match="160"):
-        opened.decoder.forward([(cache, [1])])
+        opened.decoder.step([(cache, [1])])
 
 
 @pytest.mark.slow
@@ -210,14 +271,14 @@ def test_a_failing_draw_ends_one_request(
 ) -> None:
     from loom.serve import engine as room
 
-    real = room.choose
+    real = room.draw
 
-    def choose(logits, context, sampling, randomness):  # type: ignore[no-untyped-def]
+    def draw(logits, context, sampling, randomness):  # type: ignore[no-untyped-def]
         if sampling.seed == 13:
             raise RuntimeError("a bad draw")
         return real(logits, context, sampling, randomness)
 
-    monkeypatch.setattr(room, "choose", choose)
+    monkeypatch.setattr(room, "draw", draw)
     many = prompts(4)
     results = gather(
         engine, [Request(tuple(p), replace(GREEDY, seed=s)) for p, s in zip(many, (1, 13, 2, 3), strict=True)]

@@ -13,15 +13,15 @@ import torch
 from loom.chat.format import DEFAULT, FORMATS, Message, Renderer
 from loom.errors import LoomError
 from loom.library import load
-from loom.model.sampling import Sampling, choose
+from loom.model.sampling import Sampling
 from loom.model.transformer import Transformer
 from loom.serve.decoder import Decoder
+from loom.serve.draw import draw, log_norm
 from loom.serve.lookup import propose
 from loom.serve.text import TextStream
 from loom.tokens.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
-PIECE = 512  # tokens of a prompt fed in one pass
 
 
 @dataclass
@@ -97,23 +97,18 @@ def stream(
     text, randomness = TextStream(on.tokenizer, stops), torch.Generator().manual_seed(sampling.seed)
     tokens, done = list(prompt), Completion(prompt_tokens=len(prompt))
     most = on.room(prompt, sampling.max_new_tokens)
-    cache = on.decoder.cache()
-    while cache.length < len(tokens) - PIECE:
-        on.decoder.forward([(cache, tokens[cache.length : cache.length + PIECE])])
-    finished = most == 0
-    while not finished:
-        ahead = min(lookup, most - len(done.tokens) - 1)
-        tried = propose(tokens, ahead) if ahead > 0 else []
-        logits = on.decoder.forward([(cache, [*tokens[cache.length :], *tried])], last=1 + len(tried))
+    cache, tried, finished = on.decoder.cache(), list[int](), most == 0
+    logits = None if finished else on.decoder.read(cache, tokens)[None]
+    while logits is not None:
         piece = ""
         for row in range(1 + len(tried)):
-            token = choose(logits[row], tokens, sampling, randomness)
+            token = draw(logits[row], tokens, sampling, randomness)
             if token in ends:
                 done.finish, finished = "stop", True
                 break
             tokens.append(token)
             done.tokens.append(token)
-            done.logprobs.append(float(logits[row, token] - logits[row].logsumexp(-1)))
+            done.logprobs.append(float(logits[row, token]) - log_norm(logits[row]))
             piece += text.push(token)
             if text.stopped:
                 done.finish, finished = "stop", True
@@ -127,14 +122,17 @@ def stream(
         done.seconds = time.monotonic() - begun
         done.first_token_seconds = done.first_token_seconds or done.seconds
         done.text = text.text
-        if piece and not finished:
-            yield piece, done
-        elif finished:
+        if finished:
             piece += text.finish()
             done.text = text.text
             yield piece, done
-    if most == 0:
-        yield "", done
+            return
+        if piece:
+            yield piece, done
+        ahead = min(lookup, most - len(done.tokens) - 1)
+        tried = propose(tokens, ahead) if ahead > 0 else []
+        logits = on.decoder.step([(cache, [tokens[-1], *tried])])
+    yield "", done
 
 
 def complete(

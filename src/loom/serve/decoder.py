@@ -1,23 +1,32 @@
-"""The transformer's forward pass for decoding: few large products, one key-value cache a sequence.
+"""A model ready to decode on a CPU: prompts through torch, then a token a step through one compiled function.
 
-It computes what `loom.model.transformer.Transformer` computes. q, k and v are one product and so are
-gate and up (their matrices are laid together and the model's own weights become views of them), and
-each sequence attends over its own cache, so that it neither pays for nor sees another's length.
+Both compute what `loom.model.transformer.Transformer` computes. A prompt is read by itself; in a step every
+row is computed as if it were alone (`loom.serve.step`). So what a sequence gets never depends on what else
+is decoded beside it. q, k and v are laid together and so are gate and up; the model's own weights become
+views of them, and the model stays usable.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from loom.model.attention import attend
 from loom.model.transformer import Block, Norm, Transformer, rotation_angles
+from loom.serve.step import PHASES, Rows, Shape, Weights, step
 
 FIRST_ROOM = 128  # positions a cache begins with; it doubles when it is full
+PIECE = 512  # tokens of a prompt that are read in one pass
+KEPT = (torch.float32, torch.bfloat16)
 
 
 class Cache:
@@ -29,9 +38,17 @@ class Cache:
         shape = (2, layers, heads, min(FIRST_ROOM, limit), width)
         self._data = torch.empty(shape, dtype=dtype)
 
+    @property
+    def room(self) -> int:
+        return self._data.shape[3]
+
+    @property
+    def address(self) -> int:
+        return self._data.data_ptr()
+
     def reserve(self, count: int) -> None:
         """Make room for `count` more positions."""
-        needed, room = self.length + count, self._data.shape[3]
+        needed, room = self.length + count, self.room
         if needed > self.limit:
             raise ValueError(f"the context holds {self.limit} positions, {needed} are needed")
         if needed > room:
@@ -66,92 +83,69 @@ class _Layer:
 
 
 class Decoder:
-    """`model` ready to decode. Its matrices of one layer are laid together; the model stays usable."""
+    """`model`, on the CPU, ready to decode in float32 or bfloat16 with `threads` threads (torch's number)."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, threads: int | None = None) -> None:
         self.model, self.config = model, model.config
         self.dtype = model.compute_dtype or model.embed.weight.dtype
-        self.widths = [self.config.d_model, self.config.kv_width, self.config.kv_width]
+        if self.dtype not in KEPT:
+            raise ValueError(f"a decoder computes in float32 or bfloat16, not {self.dtype}")
+        c = self.config
+        self.widths = [c.d_model, c.kv_width, c.kv_width]
         with torch.no_grad():
             self.layers = [self._layer(block) for block in model.blocks if isinstance(block, Block)]
-            positions = torch.arange(self.config.context_length)
-            cos, sin = rotation_angles(positions, self.config.head_dim, self.config.rope_theta)
-            self.cos, self.sin = cos[:, None], sin[:, None]  # [context, 1, D / 2]
+            self.embedding = _together(model.embed.weight, dtype=self.dtype)
+            head = model.head
+            self.output = self.embedding if head is None else _together(head.weight, dtype=self.dtype)
+            cos, sin = rotation_angles(torch.arange(c.context_length), c.head_dim, c.rope_theta)
+            self.cos, self.sin = cos.contiguous(), sin.contiguous()  # [context, D / 2]
+        self._steps = _Steps(self, threads or torch.get_num_threads())
 
     def _layer(self, block: Block) -> _Layer:
         a, m = block.attention, block.mlp
         return _Layer(
             block,
             _together(a.q.weight, a.k.weight, a.v.weight, dtype=self.dtype),
-            a.out.weight.detach().to(self.dtype),
+            _together(a.out.weight, dtype=self.dtype),
             _together(m.gate.weight, m.up.weight, dtype=self.dtype),
-            m.down.weight.detach().to(self.dtype),
+            _together(m.down.weight, dtype=self.dtype),
         )
 
     def cache(self) -> Cache:
         c = self.config
         return Cache(c.n_layers, c.kv_heads, c.head_dim, c.context_length, self.dtype)
 
+    def read(self, cache: Cache, tokens: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Extend `cache` by the tokens of a prompt, in pieces of `PIECE`; logits [V] after the last."""
+        for start in range(0, len(tokens) - PIECE, PIECE):
+            self._read(cache, tokens[start : start + PIECE])
+        rest = (len(tokens) - 1) % PIECE + 1
+        return self._read(cache, tokens[len(tokens) - rest :])
+
+    def step(self, parts: Sequence[tuple[Cache, Sequence[int]]]) -> np.ndarray[Any, Any]:
+        """Extend each cache by its tokens and give logits [n, V] in float32 after each token of each part."""
+        return self._steps.take(parts)
+
     @torch.inference_mode()
-    def forward(
-        self, parts: Sequence[tuple[Cache, Sequence[int]]], every: bool = False, last: int = 1
-    ) -> Tensor:
-        """Feed each sequence its new tokens, and give logits [n, V] in float32.
-
-        n counts the last `last` tokens of each part in order or, with `every`, all tokens of all parts.
-        Caches are extended.
-        """
-        counts = [len(tokens) for _, tokens in parts]
-        for (cache, _), count in zip(parts, counts, strict=True):
-            cache.reserve(count)
-        positions = [
-            p
-            for (cache, _), count in zip(parts, counts, strict=True)
-            for p in range(cache.length, cache.length + count)
-        ]
-        flat = torch.tensor([token for _, tokens in parts for token in tokens])
-        place = torch.tensor(positions)
-        cos, sin = self.cos[place], self.sin[place]
-        x = F.embedding(flat, self.model.embed.weight).to(self.dtype)
+    def _read(self, cache: Cache, tokens: Sequence[int]) -> np.ndarray[Any, Any]:
+        cache.reserve(len(tokens))
+        place = slice(cache.length, cache.length + len(tokens))
+        cos, sin = self.cos[place, None], self.sin[place, None]
+        x = F.embedding(torch.tensor(tokens), self.embedding)
         for i, layer in enumerate(self.layers):
-            x = self._block(i, layer, x, cos, sin, parts, counts)
-        for (cache, _), count in zip(parts, counts, strict=True):
-            cache.length += count
-        if not every and len(flat) > last * len(parts):
-            ends = torch.tensor(counts).cumsum(0)[:, None] - torch.arange(last, 0, -1)
-            x = x[ends.flatten()]
-        x = self.model.norm(x)
-        return F.linear(x, self.model.output_matrix.to(x.dtype)).float()
+            block = layer.block
+            h = x if block.after else block.attention_norm(x)
+            h = self._attention(i, layer, h, cos, sin, cache)
+            x = x + (block.attention_norm(h) if block.after else h)
+            h = x if block.after else block.mlp_norm(x)
+            gate, up = F.linear(h, layer.gate_up).chunk(2, dim=-1)
+            h = F.linear(F.silu(gate) * up, layer.down)
+            x = x + (block.mlp_norm(h) if block.after else h)
+        cache.length += len(tokens)
+        logits: np.ndarray[Any, Any] = F.linear(self.model.norm(x[-1]), self.output).float().numpy()
+        return logits
 
-    def _block(
-        self,
-        i: int,
-        layer: _Layer,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        parts: Sequence[tuple[Cache, Sequence[int]]],
-        counts: Sequence[int],
-    ) -> Tensor:
-        block = layer.block
-        h = x if block.after else block.attention_norm(x)
-        h = self._attention(i, layer, h, cos, sin, parts, counts)
-        x = x + (block.attention_norm(h) if block.after else h)
-        h = x if block.after else block.mlp_norm(x)
-        gate, up = F.linear(h, layer.gate_up).chunk(2, dim=-1)
-        h = F.linear(F.silu(gate) * up, layer.down)
-        return x + (block.mlp_norm(h) if block.after else h)
-
-    def _attention(
-        self,
-        i: int,
-        layer: _Layer,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        parts: Sequence[tuple[Cache, Sequence[int]]],
-        counts: Sequence[int],
-    ) -> Tensor:
+    def _attention(self, i: int, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache) -> Tensor:
         attention, d = layer.block.attention, self.config.head_dim
         q, k, v = torch.split(F.linear(x, layer.qkv), self.widths, dim=-1)
         if isinstance(attention.q_norm, Norm) and isinstance(attention.k_norm, Norm):
@@ -161,23 +155,129 @@ class Decoder:
         q = _turn(q.reshape(len(x), -1, d), cos, sin).transpose(0, 1)  # [H, n, D]
         k = _turn(k.reshape(len(x), -1, d), cos, sin).transpose(0, 1)
         v = v.reshape(len(x), -1, d).transpose(0, 1)
-        mixed, start = [], 0
-        for (cache, _), count in zip(parts, counts, strict=True):
-            end = start + count
-            keys, values = cache.store(i, k[:, start:end], v[:, start:end])
-            mixed.append(attend(q[None, :, start:end], keys[None], values[None], None)[0])
-            start = end
-        together = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
-        return F.linear(together.transpose(0, 1).flatten(1), layer.out)
+        keys, values = cache.store(i, k, v)
+        mixed = attend(q[None], keys[None], values[None], None)[0]
+        return F.linear(mixed.transpose(0, 1).flatten(1), layer.out)
 
 
-def _together(*weights: torch.nn.Parameter, dtype: torch.dtype) -> Tensor:
-    """The matrices one below the other in `dtype`; where that is their own type they become views of it."""
-    joined = torch.cat([w.detach() for w in weights]).to(dtype)
+class _Steps:
+    """The compiled step with the model's addresses, and the threads that help with it."""
+
+    def __init__(self, decoder: Decoder, threads: int) -> None:
+        c = decoder.config
+        self.shape = Shape(
+            c.n_layers,
+            c.d_model,
+            c.kv_width,
+            c.mlp_width,
+            c.n_heads,
+            c.kv_heads,
+            c.head_dim,
+            c.vocab_size,
+            decoder.dtype == torch.bfloat16,
+            c.norm == "rmsnorm",
+            c.norm_after,
+            np.float32(c.norm_eps),
+            np.float32(c.clip_qkv or 0),
+        )
+        self._held: list[Tensor] = []  # the tensors behind the addresses
+        table = [
+            [
+                *(self._address(t) for t in (layer.qkv, layer.out, layer.gate_up, layer.down)),
+                *(self._gain(n) for n in (layer.block.attention_norm, layer.block.mlp_norm)),
+                *(self._gain(n) for n in (layer.block.attention.q_norm, layer.block.attention.k_norm)),
+            ]
+            for layer in decoder.layers
+        ]
+        self.weights = Weights(
+            np.array(table, np.int64),
+            self._address(decoder.output),
+            self._gain(decoder.model.norm),
+            decoder.cos.numpy(),
+            decoder.sin.numpy(),
+        )
+        self.embedding = decoder.embedding
+        self._lock = threading.Lock()
+        self._buffers: dict[str, np.ndarray[Any, Any]] = {}
+        self._calls: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self.helpers = max(0, threads - 1)
+        for number in range(self.helpers):
+            threading.Thread(
+                target=_help, args=(self._calls,), name=f"loom-step-{number}", daemon=True
+            ).start()
+        weakref.finalize(self, _dismiss, self._calls, self.helpers)
+
+    def _address(self, tensor: Tensor) -> int:
+        self._held.append(tensor)
+        return tensor.data_ptr()
+
+    def _gain(self, norm: Any) -> int:
+        if norm is None or norm.weight is None:
+            return 0
+        return self._address(norm.weight.detach().float().contiguous())
+
+    def take(self, parts: Sequence[tuple[Cache, Sequence[int]]]) -> np.ndarray[Any, Any]:
+        for cache, tokens in parts:
+            cache.reserve(len(tokens))
+        position = [cache.length + i for cache, tokens in parts for i in range(len(tokens))]
+        where = [(cache.address, cache.room) for cache, tokens in parts for _ in tokens]
+        addresses = np.array(where, np.int64)
+        n, s = len(position), self.shape
+        with self._lock, torch.inference_mode():
+            ids = torch.tensor([token for _, tokens in parts for token in tokens])
+            rows = Rows(
+                np.array(position, np.int64),
+                np.ascontiguousarray(addresses[:, 0]),
+                np.ascontiguousarray(addresses[:, 1]),
+                F.embedding(ids, self.embedding).float().numpy(),
+                self._buffer("h", n, s.d),
+                self._buffer("qkv", n, s.d + 2 * s.kv),
+                self._buffer("act", n, s.mlp),
+                np.empty((n, s.vocabulary), np.float32),
+            )
+            # New counters a step: a helper still on its way out of the last one finds that one finished.
+            counts = np.zeros((2, s.layers * PHASES + 1), np.int64)
+            call = (s, self.weights, rows, counts[0], counts[1])
+            for _ in range(self.helpers):
+                self._calls.put((self._held, *call))
+            step(*call)
+        for cache, tokens in parts:
+            cache.length += len(tokens)
+        logits: np.ndarray[Any, Any] = rows.logits
+        return logits
+
+    def _buffer(self, name: str, n: int, width: int) -> np.ndarray[Any, Any]:
+        """A float32 array [n, width] that steps share."""
+        held = self._buffers.get(name)
+        if held is None or held.size < n * width:
+            held = self._buffers[name] = np.empty(n * width, np.float32)
+        return held[: n * width].reshape(n, width)
+
+
+def _help(calls: queue.SimpleQueue[tuple[Any, ...] | None]) -> None:
+    while (call := calls.get()) is not None:
+        step(*call[1:])
+        del call
+
+
+def _dismiss(calls: queue.SimpleQueue[tuple[Any, ...] | None], helpers: int) -> None:
+    for _ in range(helpers):
+        calls.put(None)
+
+
+def _together(*weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrices one below the other in `dtype`; where that is their own type they become views of it.
+
+    numpy asks for huge pages for large arrays, so that reading them misses fewer translations.
+    """
+    size = sum(w.numel() for w in weights) * dtype.itemsize
+    joined = torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(-1, weights[0].shape[1])
     start = 0
     for weight in weights:
+        part = joined[start : start + weight.shape[0]]
+        part.copy_(weight.detach())
         if weight.dtype == dtype:
-            weight.data = joined[start : start + weight.shape[0]]
+            weight.data = part
         start += weight.shape[0]
     return joined
 

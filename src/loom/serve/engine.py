@@ -15,18 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from loom.errors import LoomError
-from loom.model.sampling import Sampling, choose
-from loom.serve.decoder import Cache, Decoder
+from loom.model.sampling import Sampling
+from loom.serve.decoder import PIECE, Cache, Decoder
+from loom.serve.draw import Logits, draw, log_norm
 from loom.serve.lookup import propose
 from loom.serve.text import TextStream
 from loom.tokens.tokenizer import Tokenizer
 
 Finish = Literal["", "stop", "length", "cancelled", "timeout", "error"]
-PREFILL = 512  # tokens of one prompt fed between two steps of the running requests
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,6 @@ class _Running:
     prompt: int
     deadline: float
     first: bool = True
-
-    @property
-    def waiting(self) -> list[int]:
-        """Tokens that the cache has not seen."""
-        return self.tokens[self.cache.length :]
 
 
 @dataclass
@@ -254,24 +249,26 @@ class Engine:
         )
 
     def _prefill(self) -> None:
-        """Feed one piece of the oldest prompt that is not all in its cache yet, by itself."""
-        for running in self._running:
-            waiting = running.waiting
-            if len(waiting) > 1 or running.cache.length == 0:
-                piece = waiting[:PREFILL]
-                logits = self.decoder.forward([(running.cache, piece)])
-                if len(piece) == len(waiting):
-                    self._take_guarded(running, [], logits)
+        """Read prompts, the oldest first, each by itself and `PIECE` tokens of all together, at most."""
+        left = PIECE
+        for running in [r for r in self._running if r.cache.length < r.prompt]:
+            piece = running.tokens[running.cache.length : running.prompt][:PIECE]
+            if len(piece) > left:
                 return
+            left -= len(piece)
+            logits = self.decoder.read(running.cache, piece)
+            if running.cache.length == running.prompt:
+                self._take_guarded(running, [], logits[None])
 
     def _step(self) -> None:
         """One pass for every request whose prompt is read."""
-        ready = [r for r in self._running if len(r.waiting) == 1 and r.cache.length]
+        ready = [r for r in self._running if r.cache.length >= r.prompt]
         if not ready:
             return
         tries = [self._lookup(r) for r in ready]
-        parts = [(r.cache, [*r.waiting, *tried]) for r, tried in zip(ready, tries, strict=True)]
-        logits = self.decoder.forward(parts, every=True)
+        logits = self.decoder.step(
+            [(r.cache, [r.tokens[-1], *tried]) for r, tried in zip(ready, tries, strict=True)]
+        )
         self.statistics.steps += 1
         start = 0
         for running, tried in zip(ready, tries, strict=True):
@@ -291,7 +288,7 @@ class Engine:
         )
         return propose(running.tokens, left) if left > 0 else []
 
-    def _take_guarded(self, running: _Running, tried: Sequence[int], logits: Tensor) -> None:
+    def _take_guarded(self, running: _Running, tried: Sequence[int], logits: Logits) -> None:
         """What goes wrong in one request's draw ends that request alone."""
         try:
             self._take(running, tried, logits)
@@ -304,14 +301,14 @@ class Engine:
         self.statistics.failed += 1
         self._send(running, Event("", (), "error", f"{type(error).__name__}: {error}"))
 
-    def _take(self, running: _Running, tried: Sequence[int], logits: Tensor) -> None:
+    def _take(self, running: _Running, tried: Sequence[int], logits: Logits) -> None:
         """Draw from logits [1 + tried, V] as long as each draw is the next tried token; send what came."""
         request = running.ticket.request
         sampling = request.sampling
         taken: list[Token] = []
         text, finish = "", ""
         for row in range(len(tried) + 1):
-            token = choose(logits[row], running.tokens, sampling, running.randomness)
+            token = draw(logits[row], running.tokens, sampling, running.randomness)
             if token in sampling.stop_ids:
                 finish = "stop"
                 break
@@ -343,13 +340,13 @@ class Engine:
             running, Event(text, tuple(taken), "stop" if finish == "stop" else "length" if finish else "")
         )
 
-    def _token(self, token: int, logits: Tensor, top: int) -> Token:
-        norm = logits.logsumexp(-1)
+    def _token(self, token: int, logits: Logits, top: int) -> Token:
+        norm = log_norm(logits)
         best: tuple[tuple[int, float], ...] = ()
         if top:
-            values, places = logits.topk(min(top, len(logits)))
-            best = tuple(zip(places.tolist(), (values - norm).tolist(), strict=True))
-        return Token(token, float(logits[token] - norm), best)
+            places = np.argsort(-logits, kind="stable")[:top]
+            best = tuple((int(i), float(logits[i]) - norm) for i in places)
+        return Token(token, float(logits[token]) - norm, best)
 
     def _send(self, running: _Running, event: Event) -> None:
         if running.ticket.cancelled:
