@@ -30,6 +30,7 @@ from loom.artifact import (
     refer,
 )
 from loom.corpus import documents, expression, pieces, remote, tag
+from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
 from loom.corpus.mix import DUPLICATE_DOCUMENT, EMPTY, NOT_SAMPLED, dead_rows, mix_task, prepare_mix, sidecar
 from loom.corpus.rules import Curate, source_files
@@ -68,6 +69,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     flat = [file for found in files.values() for file in found]
     tagged = _tag(recipe, files, out, engine)
     judged = _judge(recipe, owners, flat, tagged, out, engine)
+    index = id_index.write(judged, sum(done.counters["documents"] for done in judged), out, engine)
     duplicates = _duplicates(recipe, judged, flat, out, engine)
     mixed = _mix(recipe, owners, flat, tagged, judged, duplicates, out, engine)
     counters = _count(recipe, owners, tagged, judged, mixed)
@@ -81,6 +83,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
         )
     outputs = [item for done in tagged for item in done.outputs if item.rows or "attributes/" in item.path]
     outputs += [item for done in mixed for item in done.outputs if item.rows or "documents/" in item.path]
+    outputs += [item for done in index for item in done.outputs]
     kept = {item.path for item in outputs}
     for done in [*tagged, *mixed]:
         for item in done.outputs:
@@ -170,7 +173,7 @@ def _judge(
             )
         )
     settings = {"dedupe": to_plain(recipe.dedupe), "seed": recipe.seed}
-    return engine.run(Operation("judge", 1, _judge_task, settings, threads=True), tasks, out, "judge")
+    return engine.run(Operation("judge", 2, _judge_task, settings, threads=True), tasks, out, "judge")
 
 
 def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
@@ -223,6 +226,7 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         spans=np.concatenate(spans),
         paragraphs=np.concatenate([np.zeros((0, 2), np.uint64), *span_prints]),
         bytes=sizes,
+        **id_index.table(ids),
     )
     return Done(
         {task.outputs[0]: len(ids)},
@@ -277,7 +281,7 @@ def _duplicates(
 def _duplicate_documents(settings: Any, task: Task, out: Path) -> Done:
     parts, rows = [], []
     for name in task.parameters["judged"]:
-        judged = exact.load(out / name)
+        judged = exact.mapped(out / name)
         alive = np.flatnonzero(judged["verdict"] < 0)
         parts.append(judged["documents"][alive])
         rows.append(alive)
@@ -300,7 +304,7 @@ def _pick(rows: Sequence[Any], files: Any, places: Any) -> Any:
 def _duplicate_paragraphs(settings: Any, task: Task, out: Path) -> Done:
     parts, places = [], []
     for index, name in enumerate(task.parameters["judged"]):
-        judged = exact.load(out / name)
+        judged = exact.mapped(out / name)
         alive = judged["verdict"] < 0
         alive[dead_rows(out, task.parameters["documents"], index)[:, 0]] = False
         where = np.flatnonzero(alive[judged["spans"][:, 0]])

@@ -1,7 +1,7 @@
-"""What happened to one document in a curation, found through an index of ids.
+"""What happened to one document in a curation, found through the index of ids that the run wrote.
 
-The index is a table of 64-bit hashes, sorted, with the file and row of each document; it is made once from
-the input files and kept beside the curated folder's other files, partitioned by the hash's first bits.
+A look-up opens one partition of the index, then the document's own file, its sidecars and its output: what
+it costs does not depend on the size of the corpus.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ import numpy as np
 import orjson
 
 from loom.artifact import Artifact, load
-from loom.corpus import attributes, documents, expression
+from loom.corpus import attributes, documents, expression, ids
 from loom.corpus.attributes import Spans, key_name
-from loom.corpus.dedupe import exact
 from loom.corpus.documents import as_rows, read_lines
 from loom.corpus.rules import Curate, source_files
-from loom.corpus.sampling import keyed_hash
 from loom.corpus.tag import File
 from loom.errors import LoomError
 from loom.recipe import build
 
-INDEX = "ids"
 SHOWN = 160  # characters of a changed span
 
 
@@ -77,35 +74,11 @@ def _verdict(removed: Mapping[str, Any] | None, kept: Mapping[str, Any] | None, 
 
 
 def find(identity: str, artifact: Artifact, files: Sequence[File]) -> tuple[int, int]:
-    """(file, row from 0) of a document, through the index, which is made if it is not there."""
-    path = artifact.path / INDEX / f"{artifact.digest}.index"
-    if not path.exists():
-        _make_index(path, files)
-    index = exact.load(path)
-    hashed = np.uint64(keyed_hash(identity, 0))
-    low, high = np.searchsorted(index["hashes"], hashed), np.searchsorted(index["hashes"], hashed, "right")
-    for at in range(low, high):
-        file, row = map(int, index["places"][at])
+    """(file, row from 0) of a document, through the index."""
+    for file, row in ids.places(identity, artifact):
         if _row(files[file], row, identity)[1]["id"] == identity:
             return file, row
     raise LoomError(f"No document {identity!r} went into {artifact.path}. Ids look like {_example(files)!r}.")
-
-
-def _make_index(path: Path, files: Sequence[File]) -> None:
-    hashes, places = [], []
-    for number, file in enumerate(files):
-        row = 0
-        for batch in documents.read(file.path):
-            for name in batch.ids:
-                hashes.append(keyed_hash(name, 0))
-                places.append((number, row))
-                row += 1
-    order = np.argsort(np.array(hashes, np.uint64), kind="stable")
-    exact.save(
-        path,
-        hashes=np.array(hashes, np.uint64)[order],
-        places=np.array(places, np.int64).reshape(-1, 2)[order],
-    )
 
 
 def _example(files: Sequence[File]) -> str:
@@ -134,12 +107,12 @@ def _columns(
     for tagger in taggers:
         seen = 0
         prefix = key_name(tagger, tagger, "")
-        for ids, found in attributes.read(curated / "attributes" / tagger / f"{file.stem}.parquet"):
-            if row < seen + len(ids):
+        for names, found in attributes.read(curated / "attributes" / tagger / f"{file.stem}.parquet"):
+            if row < seen + len(names):
                 for key, value in found.items():
                     spans[tagger, key.removeprefix(prefix)] = attributes.from_lists([value.of(row - seen)])
                 break
-            seen += len(ids)
+            seen += len(names)
     sizes = np.array([len(text)]), np.array([len(text.encode())])
     columns = expression.Columns(spans, *sizes)
     return columns, {f"{tagger}.{key}": value for (tagger, key), value in spans.items()}
