@@ -1,19 +1,23 @@
 """Loom's SFT and DPO beside TRL 1.16.0: same rows, same weights, float32, one process each, one run.
 
-    python bench/adaptation.py [--shape d256|d512] [--conversations N] [--pairs N] [--threads N] [--length N]
+    python bench/adaptation.py [--rows sft,dpo] [--shape d256|d512] [--conversations N] [--pairs N]
 
-SFT on the 605 training instructions of AlpacaEval's prompts: TRL in random order, TRL with group_by_length,
-Loom packed. DPO on real preference pairs (hh-rlhf): TRL with precomputed reference log-probabilities, Loom.
-Weights are random (speed does not depend on them), the tokenizer is OLMo's, V = 50,304. Each side runs in a
-process of its own, one after the other, and reports wall and processor seconds of one pass over the same rows
-(DPO: with its reference pass), the mean loss, and its peak memory. Model, data and trainer are made before the
-clock starts. On a machine that does other work too, one thread and the processor's seconds are what to compare.
-On a machine with a GPU the same passes run there. The result goes to bench/results/adaptation.json.
+sft  605 of the instructions with answers, one epoch: TRL in random order, TRL with group_by_length, Loom packed
+dpo  real preference pairs (hh-rlhf), one epoch with its reference pass: TRL with precomputed reference
+     log-probabilities, Loom
+
+Weights are random (speed does not depend on them) and the same on all sides, the tokenizer is OLMo's,
+V = 50,304. Each side runs in a process of its own, one after the other, and reports wall and processor seconds,
+the mean loss and its peak memory; model, data and trainer are made before the clock starts, the reference pass
+counts. What both sides made is compared: ids and answers of every row; the loss of the first conversations
+before any step; the reference log-probabilities of every pair. On a machine with a GPU the same passes run
+there. A finished side is written to bench/results/adaptation.json at once, with its date and machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -34,7 +38,10 @@ SIDES = {
     "sft": ("loom", "trl", "trl-grouped"),
     "dpo": ("loom", "trl"),
 }
-TARGETS = {"sft/trl": 2.5, "sft/trl-grouped": 1.3, "dpo/trl": 2.0}
+WANTED = {"sft/trl": 2.5, "sft/trl-grouped": 1.3, "dpo/trl": 2.0}
+WANTED_MEMORY = {"dpo/trl": 0.6}
+COMPARED = 8  # conversations whose loss before training both sides compute
+TOLERANCE = {"first_loss": 1e-5, "reference": 1e-3}  # relative; nats an answer
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
 
@@ -45,6 +52,19 @@ def shape(name: str, length: int) -> Any:
     return ModelConfig(
         d_model=width, n_layers=layers, n_heads=heads, mlp_width=mlp, vocab_size=50_304, context_length=length
     )
+
+
+def fresh(options: argparse.Namespace) -> Any:
+    """Loom's model with the weights that all sides start from."""
+    import torch
+
+    from loom.model.transformer import Transformer
+
+    model = Transformer(shape(options.shape, options.length))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02, generator=generator)
+    return model
 
 
 def prepare_data(folder: Path, conversations: int, pairs: int, length: int) -> None:
@@ -84,7 +104,6 @@ def run_loom(objective: str, folder: Path, options: argparse.Namespace) -> dict[
     import numpy as np
     import torch
 
-    from loom.model.transformer import Transformer
     from loom.road.training import read_document_table
     from loom.tokens.shards import open_tokens
     from loom.train.config import DpoConfig
@@ -94,69 +113,93 @@ def run_loom(objective: str, folder: Path, options: argparse.Namespace) -> dict[
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokens = open_tokens(folder / objective)
     table = read_document_table(folder / objective)
-    torch.manual_seed(0)
-    model = Transformer(shape(options.shape, options.length)).train()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    model.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    model = fresh(options).train().to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
     data: Any
-    started, reference_spent = time.perf_counter(), -time.process_time()
+    made: dict[str, Any] = {}
     if objective == "sft":
         data = PackedRows(tokens, table, options.length, 1)
         chosen: Any = LanguageModel()
         size = max(1, round(options.batch * data.instances / (len(table) * options.micro))) * options.micro
         micro = max(1, round(options.micro * data.instances / len(table)))
-    else:
+        made["first_loss"] = _first_loss(model, data, COMPARED)
+    started, spent = time.perf_counter(), time.process_time()
+    if objective == "dpo":
         data = Pairs(tokens, table, options.length, 1)
         reference = torch.empty(data.instances, 2)
         with torch.no_grad():
             for first in range(0, data.instances, options.micro):
                 numbers = np.arange(first, min(first + options.micro, data.instances))
                 reference[numbers] = answer_logprobs(model, data.collate(numbers).to(device))[0].cpu()
+        made["reference"] = reference.tolist()
         chosen = Preference(DpoConfig(beta=0.1), reference)
         size, micro = options.batch, options.micro
-    prepared = time.perf_counter() - started
-    reference_spent += time.process_time()
+    begun = time.perf_counter()
     loss = weight = 0.0
-    begun, spent = time.perf_counter(), time.process_time()
+    steps = []
     for at in range(0, data.instances, size):
         places = np.arange(at, min(at + size, data.instances))
         batches = [
             data.batch(places[first : first + micro]).to(device) for first in range(0, len(places), micro)
         ]
         denominator = sum(batch.denominator for batch in batches)
+        step = 0.0
         for batch in batches:
             total, _ = chosen(model, batch)
             (total / denominator).backward()
-            loss += float(total.detach())
+            step += float(total.detach())
+        steps.append(step / denominator)
+        loss += step
         weight += denominator
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return {
         "seconds": time.perf_counter() - begun,
-        "processor_seconds": time.process_time() - spent + (reference_spent if objective == "dpo" else 0.0),
-        "reference_seconds": prepared if objective == "dpo" else 0.0,
+        "reference_seconds": begun - started,
+        "processor_seconds": time.process_time() - spent,
         "loss": loss / weight,
+        "losses": steps,
         "peak_bytes": peak_bytes(),
+        "made": made,
     }
+
+
+def _first_loss(model: Any, data: Any, count: int) -> float:
+    """Nats a trained token of the first documents before any step."""
+    import numpy as np
+    import torch
+
+    from loom.train.data import Batch, _shifted, _targets
+
+    laid = data.documents.lay_out(np.arange(count), np.arange(count), np.zeros(count, np.int64), count)
+    labels, weights = _shifted(laid)
+    batch = Batch(
+        torch.from_numpy(laid.ids), 1.0, labels, weights, torch.from_numpy(laid.positions),
+        torch.from_numpy(laid.documents), targets=_targets(labels),
+    )  # fmt: skip
+    from loom.train.objective import LanguageModel
+
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        return float(LanguageModel()(model, batch.to(device))[0]) / float(weights.sum())
 
 
 def run_trl(objective: str, side: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from datasets import Dataset
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
-    from loom.model.huggingface import config_to_huggingface
+    from loom.model.huggingface import config_to_huggingface, to_huggingface
 
-    config = config_to_huggingface(shape(options.shape, options.length), 50_279, 1)
-    torch.manual_seed(0)
+    source = fresh(options)
+    config = config_to_huggingface(source.config, 50_279, 1)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**config), dtype=torch.float32, attn_implementation="sdpa"
     )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
+    model.load_state_dict(to_huggingface(source.state_dict(), source.config), strict=False)
+    model.tie_weights()
+    del source
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(TOKENIZER), eos_token="<|endoftext|>", pad_token="<|padding|>"
     )
@@ -169,17 +212,30 @@ def run_trl(objective: str, side: str, folder: Path, options: argparse.Namespace
         "logging_steps": 1, "disable_tqdm": True, "dataloader_pin_memory": False, "weight_decay": 0.0,
     }  # fmt: skip
     trainer: Any
+    made: dict[str, Any] = {}
+    marks = {"reference": 0.0, "reference_spent": 0.0}
     if objective == "sft":
         from trl import SFTConfig, SFTTrainer
 
-        made = Dataset.from_list(
+        made["first_loss"] = _first_loss_of(model, rows[:COMPARED])
+        given = Dataset.from_list(
             [{"input_ids": row["ids"], "completion_mask": row["labels"]} for row in rows]
         )
         grouped = {"train_sampling_strategy": "group_by_length"} if side == "trl-grouped" else {}
-        arguments = SFTConfig(**common, **grouped, completion_only_loss=True, packing=False, loss_type="nll")
-        trainer = SFTTrainer(model, arguments, train_dataset=made, processing_class=tokenizer)
+        arguments = SFTConfig(**common, **grouped, completion_only_loss=True, packing=False)
+        trainer = SFTTrainer(model, arguments, train_dataset=given, processing_class=tokenizer)
     else:
         from trl import DPOConfig, DPOTrainer
+
+        class Timed(DPOTrainer):  # type: ignore[misc]
+            """The reference pass runs while the trainer is made; its seconds are taken here."""
+
+            def _precompute_ref_logps(self, *given: Any, **named: Any) -> Any:
+                wall, cpu = time.perf_counter(), time.process_time()
+                found = super()._precompute_ref_logps(*given, **named)
+                marks["reference"] += time.perf_counter() - wall
+                marks["reference_spent"] += time.process_time() - cpu
+                return found
 
         text = [
             {
@@ -190,34 +246,51 @@ def run_trl(objective: str, side: str, folder: Path, options: argparse.Namespace
             for one, two in zip(rows[::2], rows[1::2], strict=True)
         ]
         dpo = DPOConfig(**common, beta=0.1, precompute_ref_log_probs=True)
-        trainer = DPOTrainer(
-            model, None, dpo, train_dataset=Dataset.from_list(text), processing_class=tokenizer
-        )
-    marks: dict[str, float] = {}
-    started, spent = time.perf_counter(), time.process_time()
-    from transformers import TrainerCallback
+        trainer = Timed(model, None, dpo, train_dataset=Dataset.from_list(text), processing_class=tokenizer)
+        seen = trainer.train_dataset
+        made["reference"] = [[row["ref_chosen_logps"], row["ref_rejected_logps"]] for row in seen]
+        made["same_ids"] = [
+            row["prompt_ids"] + row["chosen_ids"] == one["ids"]
+            and row["prompt_ids"] + row["rejected_ids"] == two["ids"]
+            for row, one, two in zip(seen, rows[::2], rows[1::2], strict=True)
+        ]
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            marks["begin"] = time.perf_counter()
-            nonlocal spent
-            if objective == "sft":
-                spent = time.process_time()
+            marks["begin"], marks["spent"] = time.perf_counter(), time.process_time()
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
-            marks["end"] = time.perf_counter()
-            marks["spent"] = time.process_time() - spent
+            marks["seconds"] = time.perf_counter() - marks["begin"]
+            marks["spent"] = time.process_time() - marks["spent"]
 
     trainer.add_callback(Clock())
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
-        "seconds": marks["end"] - marks["begin"],
-        "processor_seconds": marks["spent"],
-        "reference_seconds": marks["begin"] - started if objective == "dpo" else 0.0,
+        "seconds": marks["seconds"],
+        "reference_seconds": marks["reference"],
+        "processor_seconds": marks["spent"] + marks["reference_spent"],
         "loss": sum(losses) / len(losses),
+        "losses": losses,
         "peak_bytes": peak_bytes(),
+        "made": made,
     }
+
+
+def _first_loss_of(model: Any, rows: list[dict[str, Any]]) -> float:
+    """The same by transformers alone."""
+    import torch
+
+    total, count = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row["ids"]])
+        labels = torch.tensor([row["labels"]], dtype=torch.bool)
+        with torch.no_grad():
+            scores = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        kept = labels[0, 1:]
+        total -= float(scores.gather(1, ids[0, 1:, None])[:, 0][kept].sum())
+        count += int(kept.sum())
+    return total / count
 
 
 def measure(objective: str, side: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -230,8 +303,41 @@ def measure(objective: str, side: str, folder: Path, options: argparse.Namespace
     return result
 
 
+def compare(objective: str, mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Whether both sides trained on the same thing from the same weights."""
+    import numpy as np
+
+    if objective == "sft":
+        values = mine["made"]["first_loss"], theirs["made"]["first_loss"]
+        apart = abs(values[0] / values[1] - 1)
+        result = {"first_loss_apart": apart, "equal": apart <= TOLERANCE["first_loss"]}
+    else:
+        one, two = np.array(mine["made"]["reference"]), np.array(theirs["made"]["reference"])
+        same = np.array(theirs["made"]["same_ids"])
+        apart = float(np.abs(one - two)[same].max())
+        result = {
+            "pairs": len(same),
+            "pairs_of_equal_ids": int(same.sum()),
+            "reference_apart_nats": apart,
+            "equal": bool(same.all()) and apart <= TOLERANCE["reference"],
+        }
+    return {**result, "loss_apart": mine["loss"] / theirs["loss"] - 1}
+
+
+def write(path: Path, sides: dict[str, Any], ratios: dict[str, Any]) -> None:
+    """Rows of earlier runs stay; each side and each ratio carries its own date."""
+    body = json.loads(path.read_text()) if path.is_file() else {}
+    for name, found in (("sides", sides), ("ratios", ratios)):
+        body[name] = {**body.get(name, {}), **found}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(body, indent=2) + "\n")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", default="sft,dpo")
     parser.add_argument("--shape", choices=SHAPES, default="d256")
     parser.add_argument("--conversations", type=int, default=605)
     parser.add_argument("--pairs", type=int, default=400)
@@ -239,63 +345,85 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--micro", type=int, default=8)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--worker", nargs=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "adaptation.json")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(options.threads)
     if options.worker:
         objective, side, folder = options.worker
-        run = run_loom if side == "loom" else run_trl
-        arguments = (
-            (objective, Path(folder), options) if side == "loom" else (objective, side, Path(folder), options)
-        )
-        print(json.dumps(run(*arguments)))  # type: ignore[arg-type]
+        if side == "loom":
+            print(json.dumps(run_loom(objective, Path(folder), options)))
+        else:
+            print(json.dumps(run_trl(objective, side, Path(folder), options)))
         return
-    result: dict[str, Any] = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": options.threads,
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "torch": torch.__version__,
-            "load_before": os.getloadavg()[0],
-        },
-        "settings": {
-            name: getattr(options, name)
-            for name in ("shape", "conversations", "pairs", "length", "batch", "micro")
-        },
-        "sides": {},
-        "ratios": {},
-    }
+    if not DATA.is_dir():
+        print(f"skipped: the data is absent ({DATA.name})")
+        return
+    for objective in options.rows.split(","):
+        if objective not in SIDES:
+            parser.error(f"no such row: {objective}; there are {', '.join(SIDES)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare_data(folder, options.conversations, options.pairs, options.length)
-        for objective, sides in SIDES.items():
-            for side in sides:
-                found = measure(objective, side, folder, options)
-                result["sides"][f"{objective}/{side}"] = found
-                print(
-                    f"{objective}/{side}: {found['seconds']:.1f} s, reference {found['reference_seconds']:.1f} s, "
-                    f"processor {found['processor_seconds']:.1f} s, "
-                    f"loss {found['loss']:.4f}, peak {found['peak_bytes'] / 2**20:,.0f} MiB",
-                    flush=True,
-                )
-    for key, target in TARGETS.items():
-        mine, theirs = result["sides"][f"{key.split('/')[0]}/loom"], result["sides"][key]
-        ratio = _whole(theirs) / _whole(mine)
-        result["ratios"][key] = {
-            "times_as_fast": ratio,
-            "by_processor_time": theirs["processor_seconds"] / mine["processor_seconds"],
-            "wanted": target,
-            "memory": mine["peak_bytes"] / theirs["peak_bytes"],
+        for objective in options.rows.split(","):
+            run_row(objective, folder, options)
+    print(f"written to {options.out}")
+
+
+def run_row(objective: str, folder: Path, options: argparse.Namespace) -> None:
+    import torch
+
+    sides: dict[str, Any] = {}
+    for side in SIDES[objective]:
+        setup = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": {
+                "processor": platform.processor() or platform.machine(),
+                "cores": options.threads,
+                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+                "torch": torch.__version__,
+                "load_before": round(os.getloadavg()[0], 1),
+            },
+            "settings": {
+                key: getattr(options, key)
+                for key in ("shape", "conversations", "pairs", "length", "batch", "micro")
+            },
         }
+        found = measure(objective, side, folder, options)
+        key = f"{objective}/{side}"
+        sides[key] = found
+        kept = {name: value for name, value in found.items() if name != "made"}
         print(
-            f"{key}: {ratio:.2f} times as fast (wanted {target}), memory {mine['peak_bytes'] / theirs['peak_bytes']:.2f}"
+            f"{key}: {found['seconds']:.1f} s, reference {found['reference_seconds']:.1f} s, "
+            f"processor {found['processor_seconds']:.1f} s, loss {found['loss']:.4f} "
+            f"(first {found['losses'][0]:.4f}, last {found['losses'][-1]:.4f}), "
+            f"peak {found['peak_bytes'] / 2**20:,.0f} MiB",
+            flush=True,
         )
-    result["machine"]["load_after"] = os.getloadavg()[0]
-    out = ROOT / "bench" / "results" / "adaptation.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
+        ratios = {}
+        if key in WANTED:
+            mine = sides[f"{objective}/loom"]
+            ratios[key] = {
+                "times_as_fast": _whole(found) / _whole(mine),
+                "by_processor_time": found["processor_seconds"] / mine["processor_seconds"],
+                "wanted": WANTED[key],
+                "memory": mine["peak_bytes"] / found["peak_bytes"],
+                "wanted_memory": WANTED_MEMORY.get(key),
+                **compare(objective, mine, found),
+                "date": setup["date"],
+            }
+            line = ratios[key]
+            print(
+                f"{key}: {line['times_as_fast']:.2f} times as fast, wanted {WANTED[key]} (processor time "
+                f"{line['by_processor_time']:.2f}), memory {line['memory']:.2f} of TRL's"
+                f"{', wanted at most 0.6' if key in WANTED_MEMORY else ''}; "
+                f"{'the same work' if line['equal'] else 'NOT THE SAME WORK'}: "
+                + ", ".join(f"{name} {value}" for name, value in compare(objective, mine, found).items()),
+                flush=True,
+            )
+        write(options.out, {key: {**kept, **setup}}, ratios)
 
 
 def _whole(side: dict[str, Any]) -> float:
