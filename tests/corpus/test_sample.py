@@ -27,8 +27,7 @@ from tests.corpus.test_curate import prose, tree
 from tests.corpus.test_curate import texts as by_id
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bytes_tokenizer(path: Path) -> Path:
     """A byte-level tokenizer without merges: a token a byte."""
     from tokenizers import Tokenizer as Reference
     from tokenizers import decoders, models, pre_tokenizers
@@ -38,9 +37,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(["<|endoftext|>", "<|padding|>"])
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     made.save(str(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bytes_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.json")
 
 
 def rows(source: str, count: int, seed: int = 0) -> list[dict[str, Any]]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loom.corpus.curate import curate
 from loom.corpus.plan import check, plan
+from loom.corpus.sample import Sample, SampleSource, sample
 from loom.corpus.statistics import files_of, histograms, write_page
 from loom.corpus.why import why
 from loom.engine import LocalEngine
 from loom.errors import LoomError
-from tests.corpus.test_curate import corpus, recipe, write
+from loom.recipe import build
+from loom.tokens.lookup import find_document
+from loom.tokens.tokenize import Tokenize, tokenize
+from tests.corpus.test_curate import corpus, recipe, texts, write
+from tests.corpus.test_sample import bytes_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +73,41 @@ def test_plan_and_check(tmp_path: Path) -> None:
     wrong = {"r": {"taggers": ["pii_v1"], "replace": {"pii_v1.EMAIL": "x"}}}
     with pytest.raises(LoomError, match=r"pii_v1\.EMAIL_ADDRESS"):
         check(recipe(raw, rules=wrong))
+
+
+def test_why_goes_back_from_tokens_through_the_mixture_to_the_rule(curated: Path, tmp_path: Path) -> None:
+    tokenizer = bytes_tokenizer(tmp_path / "tokenizer.json")
+    mixture = Sample(
+        {"s": build({"share": 0.5}, SampleSource, "test")}, str(tokenizer), str(curated), shuffle=True
+    )
+    made = sample(mixture, tmp_path / "mixture", LocalEngine(1))
+    shards = Tokenize((str(made.path),), tokenizer, held_out=0.2, shard_tokens=2_000)
+    tokens = tokenize(shards, tmp_path / "tokens", LocalEngine(1))
+    assert len(tokens.facts["tokens"]["shards"]) > 2
+    drawn = texts(made.path)
+    assert 0 < len(drawn) < 37
+    for row in corpus():
+        if row["id"] in ("short", "blank", "copy of p2"):
+            continue
+        found = why(row["id"], tokens.path)
+        assert found["kept"] and len(found["later"]) == 2
+        assert ("Drawn into" in found["later"][0]) == (row["id"] in drawn)
+        assert ("shard-" in found["later"][1]) == (row["id"] in drawn)
+    assert why("short", tokens.path)["removed_by"] == "short"
+    place = find_document(tokens, next(iter(drawn)))[0]
+    assert place.end - place.start == len(drawn[next(iter(drawn))]["text"].strip().encode()) + 1
+
+
+def test_why_opens_no_other_file(curated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loom.corpus import documents
+
+    opened = []
+    read = documents.read
+
+    def noting(path: Path, *arguments: Any) -> Any:
+        opened.append(path.name)
+        return read(path, *arguments)
+
+    monkeypatch.setattr(documents, "read", noting)
+    why("p30", curated)
+    assert set(opened) == {"part-02.jsonl.gz"}

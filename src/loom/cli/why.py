@@ -13,9 +13,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def run(
     document: Annotated[str, typer.Argument(help="A document's id.")],
-    curated: Annotated[Path, typer.Option(help="The folder that `loom curate` wrote.")] = Path(
-        "runs/curated"
-    ),
+    curated: Annotated[
+        Path, typer.Option(help="What `loom curate`, `loom mix RECIPE` or `loom tokenize` wrote.")
+    ] = Path("runs/curated"),
     run: Annotated[Path | None, typer.Option(help="A run: the steps that read the document.")] = None,
 ) -> dict[str, Any]:
     """What happened to one document: the rule that dropped it, or the spans that were changed, with values.
@@ -25,13 +25,16 @@ def run(
     from loom.corpus.why import why
 
     found = why(document, curated)
-    console.say(f"{found['id']}  ({found['source']}, {found['file']} row {found['row']})")
-    console.say(found["verdict"])
+    place = f"  ({found['source']}, {found['file']} row {found['row']})" if found["file"] else ""
+    console.say(f"{found['id']}{place}")
+    for sentence in (found["verdict"], *found["later"]):
+        console.say(sentence)
     rows = [
         (item["rule"], item["expression"], "removes it" if item["matched"] else "", item["values"])
         for item in found["rules"]
     ]
-    console.table("Rules", ["rule", "expression", "", "values"], rows, left=4)
+    if rows:
+        console.table("Rules", ["rule", "expression", "", "values"], rows, left=4)
     if found["spans"]:
         spans = [(item["kind"], f"{item['start']}:{item['end']}", item["text"]) for item in found["spans"]]
         console.table("Spans that were changed", ["what", "where", "text"], spans, left=3)

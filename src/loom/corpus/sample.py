@@ -8,10 +8,11 @@ whole as often as it fits, and in part once more; the copies are called `id#2`, 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,17 @@ def sample(recipe: Sample, out: Path, engine: Engine | None = None) -> Artifact:
     clear_receipts(out)
     shutil.rmtree(out / WORK, ignore_errors=True)
     return artifact
+
+
+def input_files(recipe: Sample, at: Path) -> list[tuple[str, File]]:
+    """The files of a finished mixture with their sources, in the order of its index.
+
+    Where the tree has moved, the recorded input is looked for where the manifest says it lies.
+    """
+    if recipe.documents and not Path(recipe.documents).exists():
+        moved = [at / item.path for item in load(at).inputs if (at / item.path / MANIFEST).exists()]
+        recipe = replace(recipe, documents=os.path.normpath(moved[0])) if moved else recipe
+    return [(name, file) for name in recipe.sources for file in _files(recipe, name)]
 
 
 def _files(recipe: Sample, name: str) -> list[File]:

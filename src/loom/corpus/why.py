@@ -6,6 +6,7 @@ it costs does not depend on the size of the corpus.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from loom.artifact import Artifact, load
+from loom.artifact import MANIFEST, Artifact, load
 from loom.corpus import attributes, documents, expression, ids
 from loom.corpus.attributes import Spans, key_name
 from loom.corpus.documents import as_rows, read_lines
 from loom.corpus.rules import Curate, source_files
+from loom.corpus.sampling import keyed_hash
 from loom.corpus.tag import File
 from loom.errors import LoomError
 from loom.recipe import build
@@ -25,14 +27,80 @@ from loom.recipe import build
 SHOWN = 160  # characters of a changed span
 
 
-def why(identity: str, curated: Path) -> dict[str, Any]:
+def why(identity: str, folder: Path) -> dict[str, Any]:
     """The fate of a document: its verdict in a sentence, each rule with its values, the spans changed.
 
-    Raises `LoomError` for a folder that `loom curate` did not write and for an id that was never in it.
+    `folder` is what `loom curate`, `loom mix RECIPE` or `loom tokenize` wrote. From a mixture or tokens it
+    goes back to the curation they were made from: `later` says what they did with the document.
+    Raises `LoomError` for another folder and for an id that was never in it.
     """
-    artifact = load(curated, "documents")
-    if not isinstance(artifact.recipe, Mapping) or "rules" not in artifact.recipe:
-        raise LoomError(f"{curated} was not written by `loom curate`, so it knows no rules. Name its output.")
+    later: list[str] = []
+    curated: Path | None = folder
+    while curated is not None:
+        artifact = load(curated)
+        recipe = artifact.recipe if isinstance(artifact.recipe, Mapping) else {}
+        if artifact.kind == "documents" and "rules" in recipe:
+            return {**_curation(identity, artifact), "later": later[::-1]}
+        if artifact.kind == "tokens":
+            later.append(_among_tokens(identity, artifact))
+        elif artifact.kind == "documents" and "most_copies" in recipe:
+            later.append(_in_mixture(identity, artifact))
+        elif not later:
+            raise LoomError(
+                f"{curated} was not written by `loom curate`, `loom mix RECIPE` or `loom tokenize`, so it knows "
+                f"nothing of one document's fate. Name one of their folders."
+            )
+        curated = _made_from(artifact)
+    return {
+        "id": identity, "source": None, "file": None, "row": None, "kept": None, "verdict": later[-1],
+        "removed_by": None, "survivor": None, "rules": [], "spans": [], "later": later[-2::-1],
+    }  # fmt: skip
+
+
+def _made_from(artifact: Artifact) -> Path | None:
+    """The folder of documents that an artifact was made from, where there is one."""
+    for item in artifact.inputs:
+        path = Path(os.path.normpath(artifact.path / item.path))
+        if (path / MANIFEST).is_file() and load(path).kind == "documents":
+            return path
+    return None
+
+
+def _among_tokens(identity: str, artifact: Artifact) -> str:
+    from loom.tokens.lookup import find_document
+
+    places = find_document(artifact, identity)
+    if not places:
+        return f"Not among the tokens in {artifact.path}: it was no input of theirs, or empty."
+    said = [
+        f"tokens {place.start:,} to {place.end:,} of {'heldout/' if place.held_out else ''}{place.shard}"
+        for place in places
+    ]
+    return f"In {artifact.path}: {'; '.join(said)}."
+
+
+def _in_mixture(identity: str, artifact: Artifact) -> str:
+    from loom.corpus import sample
+
+    recipe = build(artifact.recipe, sample.Sample, str(artifact.path))
+    files = sample.input_files(recipe, artifact.path)
+    for number, row in ids.places(identity, artifact):
+        name, file = files[number]
+        if _row(file, row, identity)[1]["id"] != identity:
+            continue
+        cut = artifact.counters["sources"][name]["cut"]
+        limit = int(cut["below"], 16)
+        hashed = keyed_hash(identity, recipe.seed)
+        copies = sample.Cut(cut["whole"], limit).copies(hashed)
+        where = f"its hash is {hashed:016x}, and {name!r} was taken below {limit:016x}"
+        if not copies:
+            return f"Not drawn into {artifact.path}: {where}."
+        return f"Drawn into {artifact.path} {copies} time{'s' if copies > 1 else ''}: {where}."
+    return f"No input of the mixture {artifact.path}."
+
+
+def _curation(identity: str, artifact: Artifact) -> dict[str, Any]:
+    curated = artifact.path
     recipe = build(artifact.recipe, Curate, str(curated))
     files = source_files(recipe, at=curated)
     flat = [(name, file) for name, found in files.items() for file in found]
