@@ -175,12 +175,29 @@ DEDUPERS = [
     {"name": "text", "documents": {"attribute_name": "dup", "key": "$.text"}, "skip_empty": True},
     {"name": "text_length", "documents": {"attribute_name": "dup", "key": "$.text"}, "min_length": 12},
     {"name": "text_words", "documents": {"attribute_name": "dup", "key": "$.text"}, "min_words": 3},
+    *(
+        {
+            "name": f"ngrams_{length}_{stride}_{threshold}_{skip}",
+            "paragraphs": {
+                "attribute_name": "bff",
+                "by_ngram": {
+                    "ngram_length": length,
+                    "stride": stride,
+                    "overlap_threshold": threshold,
+                    "skip_short_paragraphs": skip,
+                },
+            },
+            "skip_empty": True,
+        }
+        for length, stride, threshold, skip in ((2, 0, 0.3, False), (3, 2, 0.0, False), (2, 3, 0.5, True))
+    ),
 ]
 
 
 def paragraphs(root: Path) -> None:
     choose = random.Random(3)
     pieces = ["alpha", "béta", "", "  ", "gamma 😀 delta", "one two three", "x", "日本語"]
+    pieces += ["one two three four, five six 7", "the one two three and two three four", "a a a a a a a"]
     for part in range(3):
         rows = []
         for number in range(80):
@@ -219,6 +236,31 @@ def test_deduper_is_dolma_s_byte_for_byte(dolma: Path, tmp_path: Path) -> None:
         chosen = build(deduper(tmp_path, rules, "ours"), config.Deduper, rules["name"])
         dedupe(chosen, "dolma-1.2", LocalEngine(2))
         assert lines(folder) == theirs, rules
+
+
+@pytest.mark.parametrize("rules", [DEDUPERS[0], DEDUPERS[4], DEDUPERS[-1]], ids=lambda rules: rules["name"])
+def test_a_filter_in_parts_says_the_same_and_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: dict[str, Any]
+) -> None:
+    from loom.corpus.dolma import deduping
+
+    paragraphs(tmp_path)
+    folder = tmp_path / "attributes" / rules["name"]
+    chosen = build(deduper(tmp_path, rules, "whole"), config.Deduper, "x")
+    first = dedupe(chosen, "", LocalEngine(1))
+    whole = lines(folder)
+    assert 0 < first.counters["duplicates"]
+    shutil.rmtree(folder)
+    monkeypatch.setattr(deduping, "PART", 1 << 18)
+    parts = build(deduper(tmp_path, rules, "parts"), config.Deduper, "x")
+    assert deduping.partitions_for(deduping.filter_size(parts.bloom_filter)) > 1
+    dedupe(parts, "", LocalEngine(3))
+    assert lines(folder) == whole
+    shutil.rmtree(folder)
+    again = deduper(tmp_path, rules, "parts")
+    again["bloom_filter"]["read_only"] = True
+    second = dedupe(build(again, config.Deduper, "x"), "", LocalEngine(2))
+    assert second.counters["duplicates"] > first.counters["duplicates"]  # now the first copies match too
 
 
 def test_dolma_s_own_filter_is_refused(dolma: Path, tmp_path: Path) -> None:

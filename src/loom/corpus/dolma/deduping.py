@@ -25,6 +25,7 @@ from loom.corpus.documents import Batch, as_rows, find_files, read_lines, write_
 from loom.corpus.dolma import config
 from loom.corpus.dolma.jsonpath import compile_path
 from loom.corpus.dolma.mixing import identity
+from loom.corpus.dolma.ngrams import paragraph_ngrams, scores
 from loom.corpus.words import count_words
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
 from loom.errors import LoomError
@@ -32,7 +33,8 @@ from loom.recipe import to_plain
 
 MAGIC = b"LOOMBLM1"
 DOLMA_MAGIC = (0x81F0F117).to_bytes(4, "little")
-LARGEST = 8 << 30  # bytes of a filter that one process may hold
+HEAD = 16  # bytes before a filter's bits: the magic, the number of hash functions
+PART = 1 << 30  # bytes of a filter that a worker holds
 WORK = "work"
 FIRST, AGAIN, SKIPPED = 0, 1, 2
 
@@ -45,10 +47,6 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
     """
     started = time.monotonic()
     rules = chosen.dedupe
-    if rules.paragraphs is not None and rules.paragraphs.by_ngram and rules.paragraphs.by_ngram.ngram_length:
-        raise LoomError(
-            "dedupe.paragraphs.by_ngram is not to be had; near-duplicates are `loom dedupe minhash`."
-        )
     if (rules.num_partitions or 1) > 1:
         raise LoomError("dedupe.num_partitions: partitions are Loom's own affair; run the file without it.")
     engine = engine or LocalEngine(chosen.processes)
@@ -65,7 +63,7 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
         for index, (item, path) in enumerate(zip(inputs, files, strict=True))
     ]
     printed = engine.run(
-        Operation("dolma fingerprints", 1, _print_task, settings, threads=True), tasks, root, "fingerprint"
+        Operation("dolma fingerprints", 2, _print_task, settings, threads=True), tasks, root, "fingerprint"
     )
     if rules.documents is not None and not compat and not any(done.counters["keyed"] for done in printed):
         raise LoomError(
@@ -115,6 +113,7 @@ def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     rules = build(settings["dedupe"], config.Dedupe, "dedupe")
     compat = bool(settings["compat"])
     prints, spans, skipped, keyed, rows = [], [], [], 0, 0
+    owners, paragraphs = [], 0
     with write_lines(out / task.outputs[1]) as ids:
         for batch in documents.read(Path(task.parameters["path"])):
             if rules.documents is not None:
@@ -125,6 +124,15 @@ def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
                     np.stack([rows + np.arange(len(batch)), np.zeros(len(batch), int), lengths], axis=1)
                 )
                 skipped.append(state)
+            elif by_ngram(rules):
+                found, own, places = paragraph_ngrams(batch, rules, compat)
+                places[:, 0] += rows
+                own[:, 0] += paragraphs
+                paragraphs += places.shape[0]
+                prints.append(found)
+                owners.append(own)
+                spans.append(places)
+                skipped.append(np.diff(batch.utf8()[1]) == 0)
             else:
                 found, places = _paragraph_prints(batch, rules, compat)
                 places[:, 0] += rows
@@ -138,8 +146,15 @@ def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         prints=np.concatenate([np.zeros((0, 2), np.uint64), *prints]),
         spans=np.concatenate([np.zeros((0, 3), np.int64), *spans]).astype(np.int64),
         skipped=np.concatenate([np.zeros(0, np.int8), *skipped]).astype(np.int8),
+        owners=np.concatenate([np.zeros((0, 2), np.int64), *owners]),
     )
     return Done({task.outputs[1]: rows}, {"documents": rows, "keyed": keyed})
+
+
+def by_ngram(rules: config.Dedupe) -> config.Ngrams | None:
+    """The n-gram rule, where there is one."""
+    chosen = rules.paragraphs.by_ngram if rules.paragraphs is not None else None
+    return chosen if chosen is not None and chosen.ngram_length else None
 
 
 def _document_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[Any, Any, Any]:
@@ -204,68 +219,107 @@ def _consume(
         inputs.append(Input(str(held), identity(held)))
     elif bloom.read_only:
         raise LoomError(f"The Bloom filter {held} is read-only but not there, so nothing could ever match.")
+    partitions = partitions_for(filter_size(bloom))
+    keep = bool(bloom.file) and not bloom.read_only
     tasks = [
         Task(
             tuple(inputs),
-            (f"{WORK}/duplicates", f"{WORK}/filter"),
-            {"prints": [done.task.outputs[0] for done in printed]},
+            (f"{WORK}/duplicates-{p:04d}", *([f"{WORK}/filter-{p:04d}"] if keep else [])),
+            {"prints": [done.task.outputs[0] for done in printed], "partition": p, "partitions": partitions},
         )
+        for p in range(partitions)
     ]
-    operation = Operation(
-        "dolma bloom", 1, _consume_task, {"bloom": to_plain(bloom), "documents": keyed}, threads=True
-    )
+    settings = {"bloom": to_plain(bloom), "documents": keyed}
+    memory = filter_size(bloom) // partitions
+    operation = Operation("dolma bloom", 2, _consume_task, settings, threads=True, memory=memory)
     judged = engine.run(operation, tasks, root, "filter")
-    if bloom.file and not bloom.read_only:
-        with atomic_write(held) as stream, open(root / WORK / "filter", "rb") as source:
-            shutil.copyfileobj(source, stream, 1 << 22)
+    if keep:
+        with atomic_write(held) as stream:
+            stream.write(MAGIC + hash_functions(bloom).to_bytes(8, "little"))
+            for p in range(partitions):
+                with open(root / WORK / f"filter-{p:04d}", "rb") as source:
+                    shutil.copyfileobj(source, stream, 1 << 22)
     return judged
 
 
 def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     from loom.corpus.kernels.bloom import consume
 
-    bits, hashes = open_filter(settings["bloom"])
-    read_only = settings["bloom"]["read_only"]
+    bloom = config.Bloom(**settings["bloom"])
+    partition, partitions = task.parameters["partition"], task.parameters["partitions"]
+    bits, hashes = open_filter(bloom, partition, partitions)
     tables = {}
     count = 0
     for index, name in enumerate(task.parameters["prints"]):
-        part = exact.load(out / name)
-        look = np.arange(part["prints"].shape[0])
+        part = exact.mapped(out / name)
+        mine = exact.partition_of(part["prints"], partitions) == partition
         if settings["documents"]:
-            look = look[part["skipped"] == FIRST]
-        found = look[consume(np.ascontiguousarray(part["prints"][look]), bits, hashes, read_only)]
+            mine &= part["skipped"] == FIRST
+        look = np.flatnonzero(mine)
+        found = look[consume(np.ascontiguousarray(part["prints"][look]), bits, hashes, bloom.read_only)]
         count += found.size
         tables[f"{index:08d}"] = found
     exact.save(out / task.outputs[0], **tables)
-    with write_lines(out / task.outputs[1]) as stream:
-        stream.write(MAGIC + hashes.to_bytes(8, "little"))
-        stream.write(bits.data)
+    if len(task.outputs) > 1:
+        with atomic_write(out / task.outputs[1]) as stream:
+            stream.write(bits.data)
     return Done(counters={"duplicates": count})
 
 
-def open_filter(bloom: Mapping[str, Any]) -> tuple[Any, int]:
-    """A filter's bits and hash functions: read from its file, or empty and of Dolma's size."""
-    from loom.corpus.kernels.bloom import hashes_for, size_for
+def filter_size(bloom: config.Bloom) -> int:
+    """Bytes of a filter: what its file holds, else Dolma's for so many entries.
 
-    path = Path(bloom["file"])
-    if bloom["file"] and path.exists():
-        data = path.read_bytes()
-        if not data.startswith(MAGIC):
-            whose = "Dolma's own" if data.startswith(DOLMA_MAGIC) else "no Bloom filter of Loom's"
+    Raises `LoomError` for a file that is no filter of Loom's.
+    """
+    from loom.corpus.kernels.bloom import size_for
+
+    path = Path(bloom.file)
+    if bloom.file and path.exists():
+        with open(path, "rb") as stream:
+            head = stream.read(len(MAGIC))
+        if head != MAGIC:
+            whose = "Dolma's own" if head.startswith(DOLMA_MAGIC) else "no Bloom filter of Loom's"
             raise LoomError(f"{path} is {whose}, so it cannot be read. Name a new file; Loom builds it anew.")
-        bits = np.frombuffer(data[16:], np.uint64).copy()
-        if bloom["read_only"] and not bits.any():
-            raise LoomError(f"The Bloom filter {path} is empty, so nothing could ever match.")
-        return bits, int.from_bytes(data[8:16], "little")
-    entries = bloom["estimated_doc_count"] or 1
-    size = bloom["size_in_bytes"] or size_for(entries, bloom["desired_false_positive_rate"] or 1e-6)
-    if size > LARGEST:
-        raise LoomError(
-            f"A Bloom filter for {entries:,} entries takes {size / 1e9:,.0f} GB. Give the number of "
-            f"your own entries (estimated_doc_count), or use `loom curate`, which partitions its table."
-        )
-    hashes = hashes_for(size, entries) if bloom["estimated_doc_count"] else 8
-    return np.zeros(-(-size // 8), np.uint64), hashes
+        return path.stat().st_size - HEAD
+    entries = bloom.estimated_doc_count or 1
+    size = bloom.size_in_bytes or size_for(entries, bloom.desired_false_positive_rate or 1e-6)
+    return -(-size // 8) * 8
+
+
+def hash_functions(bloom: config.Bloom) -> int:
+    """How many bits an entry sets."""
+    from loom.corpus.kernels.bloom import hashes_for
+
+    path = Path(bloom.file)
+    if bloom.file and path.exists():
+        with open(path, "rb") as stream:
+            return int.from_bytes(stream.read(HEAD)[len(MAGIC) :], "little")
+    return hashes_for(filter_size(bloom), bloom.estimated_doc_count) if bloom.estimated_doc_count else 8
+
+
+def partitions_for(size: int) -> int:
+    """How many parts, a power of two, a filter of `size` bytes is held in: each at most `PART` bytes.
+
+    An entry belongs to one part by its hash, and each part takes its entries in the order of the input: the
+    survivor never depends on scheduling, and the whole filter is never in one place.
+    """
+    count = 1
+    while size > count * PART and size // 8 % (2 * count) == 0:
+        count *= 2
+    return count
+
+
+def open_filter(bloom: config.Bloom, partition: int, partitions: int) -> tuple[Any, int]:
+    """One part's bits, uint64[words], and the number of hash functions: from the file, or empty."""
+    words = filter_size(bloom) // 8 // partitions
+    hashes = hash_functions(bloom)
+    path = Path(bloom.file)
+    if not (bloom.file and path.exists()):
+        return np.zeros(words, np.uint64), hashes
+    bits = np.fromfile(path, np.uint64, words, offset=HEAD + partition * words * 8)
+    if bloom.read_only and partitions == 1 and not bits.any():
+        raise LoomError(f"The Bloom filter {path} is empty, so nothing could ever match.")
+    return bits, hashes
 
 
 def _write(
@@ -288,15 +342,24 @@ def _write(
         )
         for index, (place, done) in enumerate(zip(places, printed, strict=True))
     ]
-    settings = {"attribute": name, "documents": rules.documents is not None}
+    chosen_ngrams = by_ngram(rules)
+    settings = {
+        "attribute": name,
+        "documents": rules.documents is not None,
+        "found": [done.task.outputs[0] for done in judged],
+        "threshold": chosen_ngrams.overlap_threshold if chosen_ngrams else None,
+    }
     return engine.run(
-        Operation("dolma duplicates", 1, _write_task, settings, threads=True), tasks, root, "write"
+        Operation("dolma duplicates", 2, _write_task, settings, threads=True), tasks, root, "write"
     )
 
 
 def _write_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     part = exact.load(out / task.parameters["prints"])
-    found = exact.load(out / f"{WORK}/duplicates")[f"{task.parameters['index']:08d}"]
+    own = f"{task.parameters['index']:08d}"
+    found = np.sort(np.concatenate([exact.mapped(out / name)[own] for name in settings["found"]]))
+    if settings["threshold"] is not None:
+        return _write_ngrams(settings, task, out, part, found)
     spans = part["spans"][found]
     skipped = part["skipped"]
     name = settings["attribute"]
@@ -313,3 +376,23 @@ def _write_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         "documents_with_duplicates": int(held.present.sum()),
     }
     return Done({task.outputs[0]: rows}, counts)
+
+
+def _write_ngrams(settings: Mapping[str, Any], task: Task, out: Path, part: Any, found: Any) -> Done:
+    """The paragraphs whose share of known n-grams reaches the threshold, with that share as the score."""
+    share = scores(part["owners"][:, 0], part["owners"][:, 1], found, part["spans"].shape[0])
+    marked = np.flatnonzero(share >= np.float32(settings["threshold"]))
+    by_row: dict[int, list[list[float]]] = {}
+    for (row, start, end), score in zip(part["spans"][marked].tolist(), share[marked].tolist(), strict=True):
+        by_row.setdefault(row, []).append([start, end, score])
+    skipped = part["skipped"].tolist()
+    with write_lines(out / task.outputs[0]) as stream:
+        for row, line in enumerate(read_lines(out / task.parameters["ids"])):
+            attributes = {} if skipped[row] else {settings["attribute"]: by_row.get(row, [])}
+            stream.write(orjson.dumps({"attributes": attributes, "id": orjson.loads(line)}) + b"\n")
+    counts = {
+        "documents": len(skipped),
+        "duplicates": int(marked.size),
+        "documents_with_duplicates": len(by_row),
+    }
+    return Done({task.outputs[0]: len(skipped)}, counts)
