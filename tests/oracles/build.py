@@ -17,7 +17,19 @@ TORCH = "torch>=2.9,<2.14"
 
 # name -> what pip is asked for, in turn. Without pins pip searches for minutes.
 ORACLES: dict[str, list[list[str]]] = {
-    "dolma": [[TORCH], ["dolma==1.2.1", "boto3==1.26.76", "botocore==1.29.76"]],
+    "dolma": [
+        [TORCH],
+        ["dolma==1.2.1", "boto3==1.26.76", "botocore==1.29.76"],
+        ["detect-secrets==1.5.0", "beautifulsoup4==4.15.0", "pygments==2.21.0", "regex==2026.11.15"],
+        [
+            "fastwarc==2.0.1",
+            "resiliparse==2.0.1",
+            "w3lib==2.5.0",
+            "url-normalize==3.1.0",
+            "dateparser==1.5.0",
+        ],
+    ],
+    "datatrove": [["datatrove==0.10.1", "nltk", "orjson", "regex", "spacy>=3.8,<4", "tokenizers", "xxhash"]],
     "ai2-olmo": [[TORCH], ["ai2-olmo==0.6.0", "numpy<2"]],
     "infini-gram": [["infini-gram==2.6.0", "numpy", "tqdm"]],
 }

@@ -24,11 +24,15 @@ from loom.recipe import nearest
 FAMILIES = (
     "c4",
     "classifier",
+    "code",
+    "fineweb",
     "gopher",
     "language",
     "length",
     "pii",
     "repetition",
+    "repetition_dolma",
+    "url",
 )
 Files = Mapping[str, "str | tuple[str, ...]"]  # tagger -> the files it reads: a model, lists
 
