@@ -273,6 +273,7 @@ def _submit(served: Served, asked: Settings, prompt: list[int], most: int | None
             top,
             asked.lookup or 0,
             served.limits.request_seconds,
+            not asked.stream,
         )
         ticket = served.engine.submit(work, deliver)
     except Full as error:

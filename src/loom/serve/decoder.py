@@ -26,6 +26,7 @@ from loom.serve.step import PHASES, Rows, Shape, Weights, step
 
 FIRST_ROOM = 128  # positions a cache begins with; it doubles when it is full
 PIECE = 512  # tokens of a prompt that are read in one pass
+SHORT = 64  # prompts up to this length are read by a step, which is faster for few rows than torch is
 KEPT = (torch.float32, torch.bfloat16)
 
 
@@ -117,14 +118,18 @@ class Decoder:
 
     def read(self, cache: Cache, tokens: Sequence[int]) -> np.ndarray[Any, Any]:
         """Extend `cache` by the tokens of a prompt, in pieces of `PIECE`; logits [V] after the last."""
+        if cache.length == 0 and len(tokens) <= SHORT:
+            first: np.ndarray[Any, Any] = self.step([(cache, tokens)], last=True)[0]
+            return first
         for start in range(0, len(tokens) - PIECE, PIECE):
             self._read(cache, tokens[start : start + PIECE])
         rest = (len(tokens) - 1) % PIECE + 1
         return self._read(cache, tokens[len(tokens) - rest :])
 
-    def step(self, parts: Sequence[tuple[Cache, Sequence[int]]]) -> np.ndarray[Any, Any]:
-        """Extend each cache by its tokens and give logits [n, V] in float32 after each token of each part."""
-        return self._steps.take(parts)
+    def step(self, parts: Sequence[tuple[Cache, Sequence[int]]], last: bool = False) -> np.ndarray[Any, Any]:
+        """Extend each cache by its tokens and give logits [n, V] in float32 after each token of each part,
+        or after the `last` token of each part only."""
+        return self._steps.take(parts, last)
 
     @torch.inference_mode()
     def _read(self, cache: Cache, tokens: Sequence[int]) -> np.ndarray[Any, Any]:
@@ -216,13 +221,15 @@ class _Steps:
             return 0
         return self._address(norm.weight.detach().float().contiguous())
 
-    def take(self, parts: Sequence[tuple[Cache, Sequence[int]]]) -> np.ndarray[Any, Any]:
+    def take(self, parts: Sequence[tuple[Cache, Sequence[int]]], last: bool) -> np.ndarray[Any, Any]:
         for cache, tokens in parts:
             cache.reserve(len(tokens))
         position = [cache.length + i for cache, tokens in parts for i in range(len(tokens))]
         where = [(cache.address, cache.room) for cache, tokens in parts for _ in tokens]
         addresses = np.array(where, np.int64)
         n, s = len(position), self.shape
+        ends = np.cumsum([len(tokens) for _, tokens in parts], dtype=np.int64) - 1
+        wanted = ends if last else np.arange(n, dtype=np.int64)
         with self._lock, torch.inference_mode():
             ids = torch.tensor([token for _, tokens in parts for token in tokens])
             rows = Rows(
@@ -233,7 +240,8 @@ class _Steps:
                 self._buffer("h", n, s.d),
                 self._buffer("qkv", n, s.d + 2 * s.kv),
                 self._buffer("act", n, s.mlp),
-                np.empty((n, s.vocabulary), np.float32),
+                wanted,
+                np.empty((len(wanted), s.vocabulary), np.float32),
             )
             # New counters a step: a helper still on its way out of the last one finds that one finished.
             counts = np.zeros((2, s.layers * PHASES + 1), np.int64)

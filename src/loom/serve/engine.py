@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 
 from loom.errors import LoomError
 from loom.model.sampling import Sampling
-from loom.serve.decoder import PIECE, Cache, Decoder
+from loom.serve.decoder import PIECE, SHORT, Cache, Decoder
 from loom.serve.draw import Logits, draw, log_norm
 from loom.serve.lookup import propose
 from loom.serve.text import TextStream
@@ -31,7 +31,8 @@ Finish = Literal["", "stop", "length", "cancelled", "timeout", "error"]
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt and how to continue it. `top` asks for that many alternatives a token; `seconds` limits it."""
+    """A prompt and how to continue it. `top` asks for that many alternatives a token; `seconds` limits it;
+    `whole` asks for one event at the end."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
@@ -39,6 +40,7 @@ class Request:
     top: int = 0
     lookup: int = 0
     seconds: float | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class _Running:
     prompt: int
     deadline: float
     first: bool = True
+    held: list[Event] = field(default_factory=list)
 
 
 @dataclass
@@ -249,16 +252,25 @@ class Engine:
         )
 
     def _prefill(self) -> None:
-        """Read prompts, the oldest first, each by itself and `PIECE` tokens of all together, at most."""
-        left = PIECE
-        for running in [r for r in self._running if r.cache.length < r.prompt]:
+        """Read short prompts, up to `PIECE` tokens in one pass, and one piece of the oldest long one."""
+        left, short, long = PIECE, list[_Running](), list[_Running]()
+        for running in self._running:
+            if running.cache.length >= running.prompt:
+                continue
+            if running.prompt > SHORT:
+                long.append(running)
+            elif running.prompt <= left:
+                short.append(running)
+                left -= running.prompt
+        if short:
+            logits = self.decoder.step([(r.cache, r.tokens) for r in short], last=True)
+            for running, row in zip(short, logits, strict=True):
+                self._take_guarded(running, [], row[None])
+        for running in long[:1]:
             piece = running.tokens[running.cache.length : running.prompt][:PIECE]
-            if len(piece) > left:
-                return
-            left -= len(piece)
-            logits = self.decoder.read(running.cache, piece)
+            row = self.decoder.read(running.cache, piece)
             if running.cache.length == running.prompt:
-                self._take_guarded(running, [], logits[None])
+                self._take_guarded(running, [], row[None])
 
     def _step(self) -> None:
         """One pass for every request whose prompt is read."""
@@ -351,6 +363,12 @@ class Engine:
     def _send(self, running: _Running, event: Event) -> None:
         if running.ticket.cancelled:
             return
+        if running.ticket.request.whole:
+            running.held.append(event)
+            if not event.finish:
+                return
+            text = "".join(held.text for held in running.held)
+            event = replace(event, text=text, tokens=tuple(t for held in running.held for t in held.tokens))
         try:
             running.ticket.deliver(event)
         except Exception:  # whoever waited is gone

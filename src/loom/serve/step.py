@@ -58,7 +58,8 @@ class Rows(NamedTuple):
     h: Any  # float32 [n, d]
     qkv: Any  # float32 [n, d + 2 kv]
     act: Any  # float32 [n, mlp]
-    logits: Any  # float32 [n, vocabulary]: the result
+    wanted: Any  # int64 [m]: rows whose logits are asked for
+    logits: Any  # float32 [m, vocabulary]: the result
 
 
 @plain
@@ -153,14 +154,15 @@ def step(s: Any, w: Any, rows: Any, taken: Any, done: Any) -> None:
     many = _size(s.d, s)
     pieces = _count(s.vocabulary, many)
     if fetch(taken, phase) < pieces:
-        for r in range(n):
-            normalize(rows.x[r], 0, s.d, w.gain, s.rms, s.eps, normed[r])
+        for r in range(rows.wanted.shape[0]):
+            normalize(rows.x[rows.wanted[r]], 0, s.d, w.gain, s.rms, s.eps, normed[r])
     piece = fetch_add(taken, phase)
     while piece < pieces:
         first = piece * many
         last = min(s.vocabulary, first + many)
         into = _address(rows.logits) + first * 4
-        product(w.output, s.narrow, first, last, s.d, _address(normed), n, into, s.vocabulary)
+        m = rows.wanted.shape[0]
+        product(w.output, s.narrow, first, last, s.d, _address(normed), m, into, s.vocabulary)
         fetch_add(done, phase)
         piece = fetch_add(taken, phase)
     _wait(done, phase, pieces)

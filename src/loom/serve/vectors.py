@@ -48,6 +48,13 @@ def _scalar(builder: Any, address: Any, index: Any, narrow: bool) -> Any:
     return builder.bitcast(builder.shl(builder.zext(half, _WORD), _WORD(16)), _FLOAT)
 
 
+def _prefetch(builder: Any, address: Any, index: Any, size: int) -> None:
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _WORD, _WORD, _WORD])
+    f = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(f, [_at(builder, address, index, size, byte.pointee), _WORD(0), _WORD(3), _WORD(1)])
+
+
 def _sum(builder: Any, vector: Any) -> Any:
     """The lanes of a vector, added in halves."""
     width = LANES
@@ -86,7 +93,12 @@ def dots(rows: int, columns: int, narrow: bool) -> Callable[..., None]:
             for pair in pairs:
                 builder.store(ir.Constant(_VECTOR, [0.0] * LANES), wide[pair])
 
+            ahead = builder.mul(w_step, w_step.type(rows * size))
+
             def accumulate(at: Any, load: Any, sums: Any) -> None:
+                if load is _vector and columns > 1:
+                    for row in w_rows:  # the next rows arrive while these are used for many columns
+                        _prefetch(builder, builder.add(row, ahead), at, size)
                 x_values = [load(builder, row, at, False) for row in x_rows]
                 for r in range(rows):
                     w_value = load(builder, w_rows[r], at, narrow)
