@@ -18,6 +18,7 @@ import numpy.typing as npt
 import orjson
 
 from loom.corpus.documents import Batch
+from loom.corpus.kernels.characters import lengths as characters
 from loom.survey import kernels
 from loom.survey.sketches import Partial
 
@@ -77,6 +78,11 @@ class Chunk:
         return np.diff(self.utf8[1])
 
     @cached_property
+    def characters(self) -> npt.NDArray[np.int64]:
+        """Code points of each document."""
+        return characters(*self.utf8)
+
+    @cached_property
     def words(self) -> Words:
         return find_words(*self.utf8, False)
 
@@ -96,20 +102,24 @@ class Chunk:
     @cached_property
     def metadata(self) -> list[dict[str, Any]]:
         """Each document's metadata, empty where it has none."""
-        column = self.batch.table.column("metadata").to_pylist()
-        values = (orjson.loads(value) if value else {} for value in column)
-        return [value if isinstance(value, dict) else {} for value in values]
+        return [_object(value) for value in self.batch.table.column("metadata").to_pylist()]
 
     @cached_property
     def urls(self) -> list[str | None]:
         """`metadata.url`, else an id that is a URL."""
         found: list[str | None] = []
-        for identity, metadata in zip(self.ids, self.metadata, strict=True):
+        for identity, raw in zip(self.ids, self.batch.table.column("metadata").to_pylist(), strict=True):
+            metadata = _object(raw) if raw and "url" in raw else {}
             url = metadata.get("url") or metadata.get("warc_url")
             if not isinstance(url, str):
                 url = identity if "://" in identity else None
             found.append(url)
         return found
+
+
+def _object(raw: str | None) -> dict[str, Any]:
+    value = orjson.loads(raw) if raw else {}
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)

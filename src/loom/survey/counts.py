@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from loom.corpus.kernels.characters import lengths as characters
 from loom.survey.analysis import Chunk, Places, shown
 from loom.survey.kernels import COUNT, KEY, WHERE
 from loom.survey.sketches import Counts, Extremes, Partial, Tally
@@ -34,7 +33,7 @@ class Summary:
         assert isinstance(words, Extremes)
         assert isinstance(sizes, Extremes)
         counts = chunk.words.counts
-        points = characters(*chunk.utf8)
+        points = chunk.characters
         totals.add("all", len(chunk), int(counts.sum()), int(chunk.sizes.sum()), int(points.sum()))
         for number, extremes in ((counts, words), (chunk.sizes, sizes)):
             for row in {int(np.argmin(number)), int(np.argmax(number))} if len(chunk) else ():
@@ -76,7 +75,7 @@ class Lengths:
         return {"characters": Counts(), "words": Counts()}
 
     def map(self, partial: Partial, chunk: Chunk) -> None:
-        values = {"characters": characters(*chunk.utf8), "words": chunk.words.counts}
+        values = {"characters": chunk.characters, "words": chunk.words.counts}
         for key, numbers in values.items():
             counts = partial[key]
             assert isinstance(counts, Counts)

@@ -47,13 +47,19 @@ class Grams:
             while document < len(chunk):
                 if counts.room() < 1:
                     counts.make_room()
+                    if not counts.exact and not len(counts.door):
+                        counts.shut_out_single_ones()
+                if counts.door_room() < 1:
+                    counts.shut_out_single_ones()
                 if sample.room() < 1:
                     sample.make_room()
-                document, gram, new, sampled = kernels.count_grams(
+                document, gram, new, sampled, met = kernels.count_grams(
                     words.hashes, words.starts, words.bounds, offsets, n, chunk.where, document, gram,
                     counts.table, counts.room(), distinct.registers, sample.table, sample.bar, sample.room(),
+                    counts.door, counts.door_room(),
                 )  # fmt: skip
                 counts.used += new
+                counts.met += met
                 sample.used += sampled
 
     def _rarest(self, counts: Counts, sample: Sample) -> Any:

@@ -19,6 +19,7 @@ MIX2 = np.uint64(0x94D049BB133111EB)
 WORD_SEED = np.uint64(0x2545F4914F6CDD1D)
 HLL_BITS = 14
 FILTER_BITS = 20
+AHEAD = 64  # slots looked at before they are used
 
 
 @cache
@@ -50,7 +51,8 @@ def words(data, offsets, is_word, lower, hashes, starts, bounds):  # type: ignor
         at = offsets[document]
         end = offsets[document + 1]
         inside = False
-        value = np.uint64(0)
+        value = packed = np.uint64(0)
+        held = 0  # bytes in `packed`; none is 0, so that packed words of different lengths differ
         while at < end:
             lead = data[at]
             if lead < 0x80:
@@ -80,20 +82,29 @@ def words(data, offsets, is_word, lower, hashes, starts, bounds):  # type: ignor
                 if not inside:
                     inside = True
                     value = WORD_SEED
+                    packed = np.uint64(0)
+                    held = 0
                     starts[count] = at
                 for k in range(size):
                     byte = np.uint64(data[at + k])
                     if lower and 65 <= byte <= 90:
                         byte |= np.uint64(32)
-                    value = (value ^ byte) * GOLDEN
-                    value ^= value >> np.uint64(29)
+                    packed = (packed << np.uint64(8)) | byte
+                    held += 1
+                    if held == 8:
+                        value = (value ^ packed) * GOLDEN
+                        value ^= value >> np.uint64(29)
+                        packed = np.uint64(0)
+                        held = 0
             elif inside:
                 inside = False
-                hashes[count] = mixed(value)
+                value = (value ^ packed) * GOLDEN
+                hashes[count] = mixed(value ^ (value >> np.uint64(29)))
                 count += 1
             at += size
         if inside:
-            hashes[count] = mixed(value)
+            value = (value ^ packed) * GOLDEN
+            hashes[count] = mixed(value ^ (value >> np.uint64(29)))
             count += 1
     bounds[len(offsets) - 1] = count
     return count
@@ -109,11 +120,16 @@ def gram_hash(hashes, first, n):  # type: ignore[no-untyped-def]
     return value if value != 0 else np.uint64(1)
 
 
+@njit(nogil=True, cache=True, inline="always")
+def slot_of(key, mask):  # type: ignore[no-untyped-def]
+    return (key * GOLDEN) >> np.uint64(20) & mask
+
+
 @njit(nogil=True, cache=True)
 def add(table, key, count, where, at):  # type: ignore[no-untyped-def]
     """Add `count` to a key; 1 if the key is new. The first place wins."""
     mask = np.uint64(len(table) - 1)
-    slot = (key * GOLDEN) >> np.uint64(20) & mask
+    slot = slot_of(key, mask)
     while table[slot, COUNT] != 0:
         if table[slot, KEY] == key:
             table[slot, COUNT] += count
@@ -133,12 +149,36 @@ def add(table, key, count, where, at):  # type: ignore[no-untyped-def]
 def add_rows(table, rows, limit, first):  # type: ignore[no-untyped-def]
     """Add rows [n, 4] from `first` on until `limit` keys are new: (rows taken up to, keys new)."""
     new = 0
-    for index in range(first, len(rows)):
+    mask = np.uint64(len(table) - 1)
+    touched = np.zeros(1, np.uint64)
+    index = first
+    while index < len(rows):
         if new >= limit:
             return index, new
-        if rows[index, COUNT] != 0:
-            new += add(table, rows[index, KEY], rows[index, COUNT], rows[index, WHERE], rows[index, AT])
+        end = min(index + AHEAD, index + limit - new, len(rows))
+        for ahead in range(index, end):  # so that the processor waits for many slots at once
+            touched[0] ^= table[slot_of(rows[ahead, KEY], mask), COUNT]
+        for at in range(index, end):
+            if rows[at, COUNT] != 0:
+                new += add(table, rows[at, KEY], rows[at, COUNT], rows[at, WHERE], rows[at, AT])
+        index = end
     return len(rows), new
+
+
+@njit(nogil=True, cache=True)
+def median_count(table, used):  # type: ignore[no-untyped-def]
+    """The count that half of a table's `used` keys, rounded down, lie below or at; 0 where it is over 4,095."""
+    numbers = np.zeros(1 << 12, np.int64)
+    for index in range(len(table)):
+        count = table[index, COUNT]
+        if count != 0 and count < np.uint64(1 << 12):
+            numbers[np.int64(count)] += 1
+    below = 0
+    for count in range(1 << 12):
+        below += numbers[count]
+        if below > used // 2:
+            return count
+    return 0
 
 
 @njit(nogil=True, cache=True)
@@ -148,6 +188,36 @@ def purge(table, threshold, into):  # type: ignore[no-untyped-def]
     for index in range(len(table)):
         if table[index, COUNT] > threshold:
             kept += add(into, table[index, KEY], table[index, COUNT], table[index, WHERE], table[index, AT])
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def purge_here(table, threshold):  # type: ignore[no-untyped-def]
+    """Drop keys whose count is not above `threshold`, in place; how many are left.
+
+    Going on from an empty slot, every key is taken out and put back between its own slot and where it was.
+    """
+    mask = np.uint64(len(table) - 1)
+    first = np.uint64(0)
+    while table[first, COUNT] != 0:
+        first += np.uint64(1)
+    kept = 0
+    for step in range(len(table)):
+        slot = (first + np.uint64(step)) & mask
+        count = table[slot, COUNT]
+        if count == 0:
+            continue
+        table[slot, COUNT] = 0
+        if count > threshold:
+            key, where, at = table[slot, KEY], table[slot, WHERE], table[slot, AT]
+            home = slot_of(key, mask)
+            while table[home, COUNT] != 0:
+                home = (home + np.uint64(1)) & mask
+            table[home, KEY] = key
+            table[home, COUNT] = count
+            table[home, WHERE] = where
+            table[home, AT] = at
+            kept += 1
     return kept
 
 
@@ -167,6 +237,9 @@ def note_distinct(registers, key):  # type: ignore[no-untyped-def]
     value = mixed(key + WORD_SEED)
     register = value >> np.uint64(64 - HLL_BITS)
     rest = value << np.uint64(HLL_BITS)
+    # Nearly always the longest run is longer already: one of as many leading bits is set.
+    if registers[register] and rest >> np.uint64(64 - registers[register]):
+        return
     run = np.uint8(1)
     while run <= 64 - HLL_BITS and not rest & np.uint64(0x8000000000000000):
         run += np.uint8(1)
@@ -191,32 +264,62 @@ def count_grams(  # type: ignore[no-untyped-def]
     sample,
     low,
     sample_room,
+    door,
+    door_room,
 ):
     """Count n-grams from n-gram `gram` of `document` on, until a table has no room for a new key.
 
-    `where[i]` is document i's place; keys below `low` are counted in `sample` too. Returns (document and
-    n-gram to go on from, new keys, new keys of the sample).
+    `where[i]` is document i's place; keys below `low` are counted in `sample` too. With a `door`, bits of
+    a power of two, a key that is not in the table only sets its bit, unless that is set. Returns (document
+    and n-gram to go on from, new keys, new keys of the sample, bits set).
     """
-    new = 0
+    new = met = 0
+    last_bit = np.uint64(max(len(door) * 8, 1) - 1)
     sampled = 0
+    mask = np.uint64(len(table) - 1)
+    keys = np.empty(AHEAD, np.uint64)
+    touched = np.zeros(1, np.uint64)
     while document < len(bounds) - 1:
         first = bounds[document]
         grams = bounds[document + 1] - first - n + 1
         base = offsets[document]
         while gram < grams:
-            if new >= room or sampled >= sample_room:
-                return document, gram, new, sampled
-            index = first + gram
-            key = gram_hash(hashes, index, n)
-            at = np.uint64(starts[index] - base)
-            new += add(table, key, np.uint64(1), where[document], at)
-            note_distinct(registers, key)
-            if key < low:
-                sampled += add(sample, key, np.uint64(1), where[document], at)
-            gram += 1
+            if new >= room or sampled >= sample_room or met >= door_room:
+                return document, gram, new, sampled, met
+            size = min(AHEAD, grams - gram, room - new, sample_room - sampled)
+            for k in range(size):
+                keys[k] = gram_hash(hashes, first + gram + k, n)
+            for k in range(size):  # so that the processor waits for many slots at once
+                touched[0] ^= table[slot_of(keys[k], mask), COUNT]
+            for k in range(size):
+                key = keys[k]
+                slot = slot_of(key, mask)
+                while table[slot, COUNT] != 0 and table[slot, KEY] != key:
+                    slot = (slot + np.uint64(1)) & mask
+                if table[slot, COUNT] != 0:
+                    table[slot, COUNT] += np.uint64(1)
+                    continue
+                note_distinct(registers, key)  # what is in the table was noted when it came
+                if len(door):
+                    bit = key & last_bit
+                    flag = np.uint8(1) << np.uint8(bit & np.uint64(7))
+                    if not door[bit >> np.uint64(3)] & flag:
+                        door[bit >> np.uint64(3)] |= flag
+                        met += 1
+                        continue
+                table[slot, KEY] = key
+                table[slot, COUNT] = 1
+                table[slot, WHERE] = where[document]
+                table[slot, AT] = np.uint64(starts[first + gram + k] - base)
+                new += 1
+            for k in range(size):
+                if keys[k] < low:
+                    at = np.uint64(starts[first + gram + k] - base)
+                    sampled += add(sample, keys[k], np.uint64(1), where[document], at)
+            gram += size
         gram = 0
         document += 1
-    return document, 0, new, sampled
+    return document, 0, new, sampled, met
 
 
 @njit(nogil=True, cache=True)

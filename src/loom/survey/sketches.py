@@ -17,11 +17,19 @@ from loom.survey.kernels import COUNT, HLL_BITS, KEY
 Table = npt.NDArray[np.uint64]
 LOAD = 0.7  # a table is made larger, or purged, beyond this share of its slots
 SMALLEST = 1 << 12
+DOOR_BYTES = 1 << 21
 SAMPLED = 1 << 14  # keys of the sample of distinct ones
 
 
 def empty(slots: int) -> Table:
-    return np.zeros((slots, 4), np.uint64)
+    """A table of free slots, none of which lies across two cache lines."""
+    room = np.zeros(slots * 4 + 8, np.uint64)
+    first = -room.ctypes.data % 64 // 8
+    return room[first : first + slots * 4].reshape(slots, 4)
+
+
+def by_place(rows: Table) -> Table:
+    return rows[np.lexsort((rows[:, KEY], rows[:, kernels.AT], rows[:, kernels.WHERE]))]
 
 
 @dataclass
@@ -30,13 +38,17 @@ class Counts:
 
     Exact while there are at most `most` keys. Then keys of the smallest counts are dropped, at least half
     of them; a count is never too high and at most `missed` too low, and a key that is not there was seen
-    at most `missed` times. (The purge of Misra and Gries 1982, without its subtraction.)
+    at most `missed` times. (The purge of Misra and Gries 1982, without its subtraction.) From the first
+    purge on n-grams come through a door that lets a key in when it is seen again (Einziger and Friedman
+    2014); whenever the door is cleared a key may have lost one occurrence more.
     """
 
     most: int = 1 << 20
     table: Table = field(default_factory=lambda: empty(SMALLEST))
     used: int = 0
     missed: int = 0
+    door: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    met: int = 0  # bits of the door that are set
 
     @property
     def exact(self) -> bool:
@@ -44,20 +56,32 @@ class Counts:
 
     def room(self) -> int:
         """How many new keys fit before `make_room` is needed; at least one after it was called."""
-        return int(len(self.table) * LOAD) - self.used
+        return min(int(len(self.table) * LOAD), self.most) - self.used
 
     def make_room(self) -> None:
-        if self.used * 2 <= self.most:
-            self._rebuild(len(self.table) * 2, 0)
+        if self.used < self.most:
+            self._grow(len(self.table) * 2)
             return
-        counts = self.table[:, COUNT]
-        threshold = int(np.partition(counts[counts > 0], self.used // 2)[self.used // 2])
+        threshold = int(kernels.median_count(self.table, self.used))
+        if threshold == 0:
+            counts = self.table[:, COUNT]
+            threshold = int(np.partition(counts[counts > 0], self.used // 2)[self.used // 2])
         self.missed += threshold
-        self._rebuild(len(self.table), threshold)
+        self.used = int(kernels.purge_here(self.table, np.uint64(threshold)))
 
-    def _rebuild(self, slots: int, threshold: int) -> None:
+    def door_room(self) -> int:
+        """How many keys more the door may meet for the first time: beyond, too many would share a bit."""
+        return len(self.door) * 2 - self.met if len(self.door) else 1
+
+    def shut_out_single_ones(self) -> None:
+        """Put up the door, or clear it."""
+        self.door = np.zeros(DOOR_BYTES, np.uint8)
+        self.met = 0
+        self.missed += 1
+
+    def _grow(self, slots: int) -> None:
         table = empty(slots)
-        self.used = int(kernels.purge(self.table, np.uint64(threshold), table))
+        self.used = int(kernels.purge(self.table, np.uint64(0), table))
         self.table = table
 
     def add_rows(self, rows: Table) -> None:
@@ -76,24 +100,29 @@ class Counts:
         self.add_rows(rows)
 
     def merge(self, other: Counts) -> None:
-        self.add_rows(other.rows())
+        if len(self.table) < len(other.table):  # keys in a table's order crowd together in a smaller one
+            self._grow(len(other.table))
+        self.add_rows(other.table[other.table[:, COUNT] > 0])
         self.missed += other.missed
 
     def rows(self) -> Table:
         """The keys there are, [n, 4], in order of their first place."""
-        rows = self.table[self.table[:, COUNT] > 0]
-        return rows[np.lexsort((rows[:, KEY], rows[:, kernels.AT], rows[:, kernels.WHERE]))]
+        return by_place(self.table[self.table[:, COUNT] > 0])
 
     def largest(self, k: int, least: int = 1) -> Table:
         """The `k` keys of the highest counts; of equal ones the first seen."""
-        rows = self.rows()
-        rows = rows[rows[:, COUNT] >= least]
-        order = np.argsort(-rows[:, COUNT].astype(np.int64), kind="stable")
-        return rows[order[:k]]
+        counts = self.table[:, COUNT]
+        if self.used > k:
+            least = max(least, int(np.partition(counts, len(counts) - k)[len(counts) - k]))
+        rows = by_place(self.table[counts >= max(least, 1)])
+        return rows[np.argsort(-rows[:, COUNT].astype(np.int64), kind="stable")[:k]]
 
     def smallest(self, k: int) -> Table:
         """The `k` keys of the lowest counts; of equal ones the first seen. Meaningful while exact."""
-        rows = self.rows()
+        counts = self.table[:, COUNT]
+        known = counts[counts > 0]
+        most = int(np.partition(known, k)[k]) if len(known) > k else int(known.max(initial=0))
+        rows = by_place(self.table[(counts > 0) & (counts <= most)])
         return rows[np.argsort(rows[:, COUNT].astype(np.int64), kind="stable")[:k]]
 
     def dump(self) -> dict[str, npt.NDArray[Any]]:
@@ -101,8 +130,11 @@ class Counts:
 
     @staticmethod
     def load(parts: dict[str, npt.NDArray[Any]]) -> Counts:
-        counts = Counts(int(parts["numbers"][0]), missed=int(parts["numbers"][1]))
-        counts.add_rows(parts["rows"])
+        rows, slots = parts["rows"], SMALLEST
+        while slots * LOAD <= len(rows):
+            slots *= 2
+        counts = Counts(int(parts["numbers"][0]), empty(slots), missed=int(parts["numbers"][1]))
+        counts.add_rows(rows)
         return counts
 
 
@@ -149,8 +181,7 @@ class Sample:
         self.add_rows(other.rows())
 
     def rows(self) -> Table:
-        rows = self.table[self.table[:, COUNT] > 0]
-        return rows[np.lexsort((rows[:, KEY], rows[:, kernels.AT], rows[:, kernels.WHERE]))]
+        return by_place(self.table[self.table[:, COUNT] > 0])
 
     @property
     def share(self) -> float:

@@ -32,7 +32,7 @@ from loom.survey.sketches import KINDS, Partial
 WORK = "work"
 PART_BYTES = 256 << 20  # of files, about what a task takes; merging its result costs about a second
 MOST_PARTS = 1024
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 4 << 20  # small enough that its arrays are memory used before
 
 
 @dataclass(frozen=True)
