@@ -31,7 +31,7 @@ from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, cl
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
-MAGIC = b"LOOMBLM1"
+MAGIC = b"LOOMBLM2"
 DOLMA_MAGIC = (0x81F0F117).to_bytes(4, "little")
 HEAD = 16  # bytes before a filter's bits: the magic, the number of hash functions
 PART = 1 << 30  # bytes of a filter that a worker holds
@@ -231,7 +231,7 @@ def _consume(
     ]
     settings = {"bloom": to_plain(bloom), "documents": keyed}
     memory = filter_size(bloom) // partitions
-    operation = Operation("dolma bloom", 2, _consume_task, settings, threads=True, memory=memory)
+    operation = Operation("dolma bloom", 3, _consume_task, settings, threads=True, memory=memory)
     judged = engine.run(operation, tasks, root, "filter")
     if keep:
         with atomic_write(held) as stream:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import orjson
 
 from loom.artifact import Artifact, Input, commit, digest_json, discard, finished
-from loom.corpus.documents import find_files, read_lines, write_lines
-from loom.corpus.dolma import config, names
+from loom.corpus.documents import as_rows, find_files, read, read_lines, write_lines
+from loom.corpus.dolma import columns, config, names
 from loom.corpus.dolma.jq import JqError, compile_jq, truthy
 from loom.corpus.dolma.jsonpath import compile_path
 from loom.corpus.dolma.replace import Span, disjoint, join, replace
@@ -71,7 +72,11 @@ def _mix_stream(stream: config.Stream, pack: bool, compat: str, engine: Engine) 
         )
         for shard in shards(stream, files, pack)
     ]
-    operation = Operation("dolma mix", 1, _mix_task, {"stream": stream_plain, "compat": compat}, _prepare)
+    every = [str(item) for path, found in pairs.items() for item in (path, *found)]
+    chosen = stream.filter
+    quick = columns.eligible(stream, every) and not (chosen and (chosen.include or chosen.exclude))
+    settings = {"stream": stream_plain, "compat": compat}
+    operation = Operation("dolma mix", 1, _mix_task, settings, _prepare, threads=quick)
     done = engine.run(operation, tasks, out, f"mix {stream.name}")
     artifact = commit(
         out,
@@ -158,8 +163,10 @@ class Mixing:
 
     def edited(self, row: dict[str, Any]) -> tuple[str, bool]:
         """The row's text after replacement, and whether Dolma's own rules would have left another."""
-        text: str = row["text"]
-        spans = list(self._spans_of(row))
+        return self.replaced(row["text"], list(self._spans_of(row)))
+
+    def replaced(self, text: str, spans: list[Span]) -> tuple[str, bool]:
+        """`text` with spans replaced, and whether Dolma's own rules would have left another."""
         if not spans:
             return text, False
         spans.sort(key=itemgetter(0))
@@ -234,31 +241,90 @@ def _prepare(settings: Mapping[str, Any]) -> Mixing:
 
 def _mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
     counters = {"documents_in": 0, "filtered": 0, "too_short": 0, "documents_out": 0, "unlike_dolma": 0}
-    stream = mixing.stream
-    with write_lines(out / task.outputs[0]) as stream_out:
+    with write_lines(out / task.outputs[0]) as stream:
         for document, attributes in task.parameters["inputs"]:
-            place = Path(document).name
-            for number, row in enumerate(joined(Path(document), attributes, bool(mixing.compat)), 1):
-                counters["documents_in"] += 1
-                kept = mixing.keep(row)
-                if not mixing.compat and kept != mixing.keep_as_dolma(row):
-                    counters["unlike_dolma"] += 1
-                if not kept:
-                    counters["filtered"] += 1
-                    continue
-                row["text"], differs = mixing.edited(row)
-                counters["unlike_dolma"] += differs
-                for name in stream.output.discard_fields:
-                    row.pop(name, None)
-                if len(row["text"].strip().encode()) < (stream.output.min_text_length or 0):
-                    counters["too_short"] += 1
-                    continue
-                metadata = row.get("metadata")
-                row["metadata"] = metadata if isinstance(metadata, dict) else {}
-                row["metadata"]["provenance"] = f"{place}:{number}"
-                stream_out.write(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n")
-                counters["documents_out"] += 1
+            if columns.eligible(mixing.stream, (document, *attributes)):
+                _mix_blocks(mixing, document, attributes, stream, counters)
+            else:
+                rows = joined(Path(document), attributes, bool(mixing.compat))
+                _mix_rows(mixing, Path(document).name, 1, rows, stream, counters)
     return Done({task.outputs[0]: counters["documents_out"]}, counters)
+
+
+def _mix_rows(
+    mixing: Mixing,
+    place: str,
+    first: int,
+    rows: Iterator[dict[str, Any]],
+    stream: IO[bytes],
+    counters: dict[str, int],
+) -> None:
+    """Write what is left of a file's rows, of which the first is row `first`."""
+    output = mixing.stream.output
+    for number, row in enumerate(rows, first):
+        if not _keeps(mixing, row, counters):
+            continue
+        row["text"], differs = mixing.edited(row)
+        counters["unlike_dolma"] += differs
+        for name in output.discard_fields:
+            row.pop(name, None)
+        if len(row["text"].strip().encode()) < (output.min_text_length or 0):
+            counters["too_short"] += 1
+            continue
+        metadata = row.get("metadata")
+        row["metadata"] = metadata if isinstance(metadata, dict) else {}
+        row["metadata"]["provenance"] = f"{place}:{number}"
+        stream.write(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n")
+        counters["documents_out"] += 1
+
+
+def _keeps(mixing: Mixing, row: dict[str, Any], counters: dict[str, int]) -> bool:
+    kept = mixing.keep(row)
+    counters["documents_in"] += 1
+    counters["filtered"] += not kept
+    if not mixing.compat and kept != mixing.keep_as_dolma(row):
+        counters["unlike_dolma"] += 1
+    return kept
+
+
+def _mix_blocks(
+    mixing: Mixing, document: str, attributes: Sequence[str], stream: IO[bytes], counters: dict[str, int]
+) -> None:
+    """Write what is left of a file's rows, by columns where a block of lines allows it."""
+    from loom.corpus.kernels.mixing import trimmed
+
+    block_of = columns.Columns(mixing.stream)
+    place, first = Path(document).name, 1
+    for block, lines in columns.blocks(Path(document), attributes):
+        if not block_of.read(block, lines):
+            numbered = [enumerate(part.splitlines(), first) for part in (block, *lines)]
+            readers = [_json_rows(Path(p), own) for p, own in zip(attributes, numbered[1:], strict=True)]
+            rows = join_rows(Path(document), numbered[0], attributes, readers, bool(mixing.compat))
+            _mix_rows(mixing, place, first, rows, stream, counters)
+            first += block.count(b"\n")
+            continue
+        count = block_of.where.shape[0]
+        if block_of.needs_rows:
+            kept = np.array([_keeps(mixing, block_of.row(index), counters) for index in range(count)], bool)
+        else:
+            kept = np.ones(count, bool)
+            counters["documents_in"] += count
+        data, offsets, left = block_of.texts()
+        patches = {}
+        for row, (text, spans) in left.items():
+            if kept[row]:
+                edited, differs = mixing.replaced(text, spans)
+                patches[row] = edited.encode()
+                counters["unlike_dolma"] += differs
+        data, offsets = columns.patched(data, offsets, patches)
+        short = kept & (trimmed(data, offsets) < (mixing.stream.output.min_text_length or 0))
+        counters["too_short"] += int(short.sum())
+        kept &= ~short
+        block_of.extra += 6 * sum(map(len, patches.values()))
+        metadata = block_of.provenance(place, first, kept.tolist())
+        stream.write(block_of.written(kept, data, offsets, metadata))
+        counters["documents_out"] += int(kept.sum())
+        first += block.count(b"\n")
 
 
 def joined(document: Path, attributes: Sequence[str], lenient: bool) -> Iterator[dict[str, Any]]:
@@ -267,7 +333,26 @@ def joined(document: Path, attributes: Sequence[str], lenient: bool) -> Iterator
     Ids that differ are an error; missing attribute rows too, unless `lenient` (Dolma only warns).
     """
     readers = [_attribute_rows(Path(path)) for path in attributes]
-    for number, line in enumerate(read_lines(document), 1):
+    yield from join_rows(document, enumerate(_document_lines(document), 1), attributes, readers, lenient)
+
+
+def _document_lines(document: Path) -> Iterator[bytes]:
+    if not document.name.endswith(".parquet"):
+        yield from read_lines(document)
+        return
+    for batch in read(document):
+        yield from (orjson.dumps(row) for row in as_rows(batch))
+
+
+def join_rows(
+    document: Path,
+    lines: Iterable[tuple[int, bytes]],
+    attributes: Sequence[str],
+    readers: Sequence[Iterator[tuple[Any, dict[str, Any]]]],
+    lenient: bool,
+) -> Iterator[dict[str, Any]]:
+    """`joined` for some of a file's lines, with the rows of every attribute file that belong to them."""
+    for number, line in lines:
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
@@ -312,7 +397,11 @@ def _attribute_rows(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
                     },
                 )
         return
-    for number, line in enumerate(read_lines(path), 1):
+    yield from _json_rows(path, enumerate(read_lines(path), 1))
+
+
+def _json_rows(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    for number, line in lines:
         row = orjson.loads(line)
         if not isinstance(row.get("attributes"), dict):
             raise LoomError(f"{path}, row {number:,}, has no `attributes`.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 
 from loom.console import console
-from loom.corpus.documents import read_lines
+from loom.corpus.documents import Batch, make_batch, read_lines
 from loom.errors import LoomError
 from loom.recipe import nearest
 
@@ -36,14 +36,17 @@ def read_by(expression: str, syntax: str) -> list[str]:
 def tagger_keys(tagger: str) -> tuple[str, ...]:
     """The keys a registered tagger can write, by running it on a text; none for a tagger unknown here."""
     from loom.corpus import taggers
-    from loom.corpus.documents import make_batch
 
     taggers.load_families()
     if tagger not in taggers.REGISTRY or taggers.REGISTRY[tagger].needs:
         return ()
+    return tuple(taggers.get(tagger)(taggers.Texts(sample())))
+
+
+def sample() -> Batch:
+    """One document, with enough in it for a tagger to show its keys."""
     text = "One line.\nanother two three four five six seven eight nine ten eleven twelve\n"
-    batch = make_batch([{"id": "x", "text": text}], [1])
-    return tuple(taggers.get(tagger)(taggers.Texts(batch)))
+    return make_batch([{"id": "x", "text": text}], [1])
 
 
 def check(wanted: Iterable[str], attributes: Sequence[Path], documents: Sequence[Path]) -> None:

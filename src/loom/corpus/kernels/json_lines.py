@@ -39,7 +39,7 @@ def _blank(byte):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _hex(data, at):  # type: ignore[no-untyped-def]
     """The value of four hexadecimal digits, or -1."""
-    value = 0
+    value = np.int64(0)
     for k in range(at, at + 4):
         byte = data[k]
         if 48 <= byte <= 57:
@@ -47,7 +47,7 @@ def _hex(data, at):  # type: ignore[no-untyped-def]
         elif 97 <= (byte | 32) <= 102:
             digit = np.int64(byte | 32) - 87
         else:
-            return -1
+            return np.int64(-1)
         value = value * 16 + digit
     return value
 
@@ -248,8 +248,12 @@ def _field(data, start, end, names, name_starts):  # type: ignore[no-untyped-def
 
 @njit(nogil=True, cache=True)
 def _row(data, at, high, kinds, names, name_starts, where):  # type: ignore[no-untyped-def]
-    """Fill `where` int64[fields, 3] (start, end, has escapes) of the object in a line; its state."""
+    """Fill `where` int64[fields + 1, 3] (start, end, has escapes) of the object in a line; its state.
+
+    Behind the fields it notes whether there are others, or nulls.
+    """
     where[:, 0] = ABSENT
+    where[name_starts.size - 1, 0] = 0
     while at < high and _blank(data[at]):
         at += 1
     if at >= high:
@@ -288,8 +292,12 @@ def _row(data, at, high, kinds, names, name_starts, where):  # type: ignore[no-u
             at = _value(data, start, high, kinds)
             if at < 0:
                 return DOUBTFUL
-            if field >= 0:
+            if field < 0:
+                where[name_starts.size - 1, 0] = 1
+            else:
                 null = data[start] == 110
+                if null:
+                    where[name_starts.size - 1, 0] = 1
                 if field < STRINGS and (field < 2 or not null):
                     return DOUBTFUL
                 where[field, 0], where[field, 1] = ABSENT if null else start, at
@@ -319,10 +327,10 @@ def count_lines(data):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def rows(data, kinds, names, name_starts):  # type: ignore[no-untyped-def]
-    """Where the fields of every line are: (int64[lines, fields, 3], states, line starts int64[lines + 1])."""
+    """Where the fields of every line are: (int64[lines, fields + 1, 3], states, line starts int64[lines + 1])."""
     count = count_lines(data)
     fields = name_starts.size - 1
-    where = np.empty((count, fields, 3), np.int64)
+    where = np.empty((count, fields + 1, 3), np.int64)
     states = np.empty(count, np.uint8)
     starts = np.empty(count + 1, np.int64)
     at = 0
