@@ -39,4 +39,7 @@ def run(
             ["stages", len(data.stages)],
         ],
     )
+    if data.outcomes:
+        titles, *rows = data.outcomes
+        console.table("What differs, and how the runs ended", titles, rows, left=len(titles) - 1)
     return {"path": str(page), "title": data.title}

@@ -238,6 +238,8 @@ class ReportData:
     beside: tuple[
         Training, ...
     ] = ()  # runs laid over each other; the first is what the others are set against
+    outcomes: tuple[tuple[str, ...], ...] = ()
+    """Of runs side by side: titles, then a row a group of runs (`loom.report.sweep.table`)."""
 
 
 def save(path: Path, data: ReportData) -> None:

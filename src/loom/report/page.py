@@ -263,6 +263,7 @@ def _beside(data: ReportData) -> Html | None:
     speeds = [curves.Line(r.name, r.tokens_per_second, f"c{i % 8}") for i, r in enumerate(data.beside)]
     return join(
         el("h2", "Side by side"),
+        _outcomes(data),
         el("ul", *verdicts_of, class_="verdicts"),
         curves.chart("training loss", lines, unit="nats a token", height=320),
         curves.chart("validation loss", held, unit="nats a token", height=220) if held else None,
@@ -275,6 +276,17 @@ def _beside(data: ReportData) -> Html | None:
             class_="quiet",
         ),
     )
+
+
+def _outcomes(data: ReportData) -> Html | None:
+    """What the runs differ in and how they ended; runs that differ in their seed alone share a row."""
+    if not data.outcomes:
+        return None
+    titles, *rows = data.outcomes
+    head = el("thead", el("tr", *(el("th", title, scope="col") for title in titles)))
+    body = el("tbody", *(el("tr", *(el("td", cell) for cell in row)) for row in rows))
+    said = "Only keys that differ are shown; ± is the standard error over seeds."
+    return join(el("div", el("table", head, body), class_="wide"), el("p", said, class_="quiet"))
 
 
 def _bits(data: ReportData) -> Html | None:

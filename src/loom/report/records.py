@@ -12,6 +12,7 @@ from loom.artifact import load as load_artifact
 from loom.errors import LoomError
 from loom.report.ancestry import nodes
 from loom.report.data import Points, ReportData, Stage, Training, load
+from loom.report.sweep import Outcome, final_losses, groups, table
 
 RECORDS = "report.json"
 METRICS = "metrics.jsonl"
@@ -35,19 +36,19 @@ def compare_runs(paths: Sequence[Path]) -> ReportData:
         if not (path / METRICS).is_file():
             raise LoomError(f"{path} holds no {METRICS}; name training runs.")
         runs.append(curves(name, read_metrics(path / METRICS), _objective(_recipe(path))))
-    first, others = _flat(_recipe(paths[0])), [_flat(_recipe(path)) for path in paths[1:]]
-    changed = {
-        f"{key} ({name})": f"{first.get(key, 'absent')} → {other.get(key, 'absent')}"
-        for name, other in zip(names[1:], others, strict=True)
-        for key in sorted({*first, *other})
-        if first.get(key) != other.get(key)
-    }
+    keys, found = groups([outcome(path) for path in paths])
+    columns, rows = table(keys, found)
     return ReportData(
-        title=" and ".join(names),
-        subtitle="Runs side by side." + ("" if changed else " Their recipes are equal."),
+        title=" and ".join(names) if len(names) < 4 else f"{len(names)} runs",
+        subtitle="Runs side by side." + ("" if keys else " Their recipes are equal, but for seeds."),
         beside=tuple(runs),
-        environment=changed,
+        outcomes=(tuple(columns), *map(tuple, rows)),
     )
+
+
+def outcome(path: Path) -> Outcome:
+    """A training run's recipe and final losses."""
+    return Outcome(_flat(_recipe(path)), final_losses(read_metrics(path / METRICS)))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
