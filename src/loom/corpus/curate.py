@@ -33,7 +33,7 @@ from loom.corpus import documents, expression, pieces, remote, tag
 from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
 from loom.corpus.mix import DUPLICATE_DOCUMENT, EMPTY, NOT_SAMPLED, dead_rows, mix_task, prepare_mix, sidecar
-from loom.corpus.rules import Curate, source_files
+from loom.corpus.rules import Curate, replaced, source_files
 from loom.corpus.sampling import fraction
 from loom.corpus.tag import File
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
@@ -138,7 +138,11 @@ def _tag(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path, engine:
         group = [file for source, found in files.items() if chosen[source] == names for file in found]
         tasks = [tag.task_of(file, names, "parquet") for file in group]
         for file, result in zip(
-            group, engine.run(tag.operation(names, recipe.modules, recipe.files), tasks, out, f"tag ({', '.join(names)})"), strict=True
+            group,
+            engine.run(
+                tag.operation(names, recipe.modules, recipe.files), tasks, out, f"tag ({', '.join(names)})"
+            ),
+            strict=True,
         ):
             done[file.name] = result
     return [done[file.name] for found in files.values() for file in found]
@@ -331,8 +335,8 @@ def _mix(
     tasks = []
     for index, (name, file, tags, verdict) in enumerate(zip(owners, files, tagged, judged, strict=True)):
         rules = recipe.rules[recipe.sources[name].rules]
-        replaced = {key.partition(".")[0] for key in rules.replace}
-        if missing := replaced - set(rules.taggers):
+        read = {replaced(key)[0] for key in rules.replace}
+        if missing := read - set(rules.taggers):
             raise LoomError(
                 f"rules.{recipe.sources[name].rules}.replace reads {sorted(missing)[0]!r}, which is none of "
                 f"{', '.join(rules.taggers)}."
@@ -351,7 +355,7 @@ def _mix(
                     "path": str(file.path),
                     "index": index,
                     "files": [str(item.path) for item in files],
-                    "sidecars": {t: f"attributes/{t}/{file.stem}.parquet" for t in sorted(replaced)},
+                    "sidecars": {t: f"attributes/{t}/{file.stem}.parquet" for t in sorted(read)},
                     "rules": [*rules.remove, NOT_SAMPLED],
                     "replace": dict(rules.replace),
                     "judged": verdict.task.outputs[0],

@@ -19,6 +19,7 @@ from loom.corpus.attributes import Spans, key_name
 from loom.corpus.decontaminate import Questions
 from loom.corpus.dedupe import exact
 from loom.corpus.documents import Batch, as_rows, write_lines
+from loom.corpus.rules import replaced
 from loom.corpus.sampling import fraction
 from loom.engine import Done, Task
 from loom.errors import LoomError
@@ -161,7 +162,7 @@ def _edits(
     edits: dict[int, list[tuple[Edit, int]]] = {}
     by_tagger = {t: sidecar(out, t, name, ids) for t, name in parameters["sidecars"].items()}
     for name, replacement in parameters["replace"].items():
-        tagger, _, key = name.partition(".")
+        tagger, key, least = replaced(name)
         if ids and key not in by_tagger[tagger]:
             near = nearest(key, by_tagger[tagger])
             raise LoomError(
@@ -174,7 +175,7 @@ def _edits(
                 spans.rows().tolist(), spans.starts.tolist(), spans.ends.tolist(), spans.scores.tolist(),
                 strict=True,
             ):  # fmt: skip
-                if score >= 0.5:
+                if score >= least:
                     edits.setdefault(row, []).append((Edit(start, end, replacement, key), 1))
     for partition in parameters["paragraphs"]:
         table = exact.load(out / partition).get(f"{parameters['index']:08d}")

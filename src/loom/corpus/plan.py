@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from loom.corpus import documents, expression, pieces, taggers
-from loom.corpus.dolma.names import tagger_keys
-from loom.corpus.rules import Curate, source_files
+from loom.corpus.dolma.names import sample, tagger_keys
+from loom.corpus.rules import Curate, replaced, source_files
 from loom.errors import LoomError
 from loom.recipe import nearest
 
-OPEN_KEYS = {"ft_lang_id_1e2", "code_secrets_v1"}  # taggers whose keys depend on the text
+OPEN_KEYS = {"ft_lang_id_1e2"}  # taggers whose keys depend on the text
 
 
 def plan(recipe: Curate) -> dict[str, Any]:
@@ -50,12 +50,12 @@ def check(recipe: Curate) -> dict[str, int]:
         known = {tagger: keys_of(tagger, recipe.files) for tagger in rules.taggers}
         for rule, text in rules.remove.items():
             parsed = expression.parse(text, f"rules.{name}.remove.{rule}")
-            fixed = [tagger for tagger, _ in parsed.names if not _open(tagger)]
+            fixed = [tagger for tagger, _ in parsed.names if tagger not in OPEN_KEYS]
             if len(fixed) == len(parsed.names):
                 expression.check_names(parsed, known, f"rules.{name}.remove.{rule}")
         for span in rules.replace:
-            tagger, _, key = span.partition(".")
-            if key not in known.get(tagger, ()) and not (tagger in known and _open(tagger)):
+            tagger, key, _ = replaced(span)
+            if key not in known.get(tagger, ()):
                 near = nearest(span, [f"{t}.{k}" for t, keys in known.items() for k in keys])
                 hint = f" Did you mean {near!r}?" if near else ""
                 raise LoomError(f"rules.{name}.replace: nothing writes {span!r}.{hint}")
@@ -69,15 +69,10 @@ def check(recipe: Curate) -> dict[str, int]:
     return found
 
 
-def _open(tagger: str) -> bool:
-    """Whether a tagger's keys depend on the text or on the files it reads."""
-    return tagger in OPEN_KEYS or (tagger in taggers.REGISTRY and bool(taggers.REGISTRY[tagger].needs))
-
-
 def keys_of(tagger: str, files: taggers.Files | None = None) -> tuple[str, ...]:
     """The keys a tagger writes; one that is not there is an error that names the nearest.
 
     Raises `LoomError` where a file is missing that it needs.
     """
-    taggers.get(tagger, files)
-    return tagger_keys(tagger)
+    made = taggers.get(tagger, files)
+    return tuple(made(taggers.Texts(sample()))) if taggers.find(tagger).needs else tagger_keys(tagger)

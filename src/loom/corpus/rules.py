@@ -18,12 +18,28 @@ from loom.recipe import nearest
 
 @dataclass(frozen=True)
 class Rules:
-    """What is asked of a source's documents. Spans with a score of at least 0.5 are replaced."""
+    """What is asked of a source's documents.
+
+    Spans with a score of at least 0.5 are replaced; `tagger.key >= 0.4` asks for another.
+    """
 
     taggers: tuple[str, ...]
     remove: Mapping[str, str] = field(default_factory=dict)
     replace: Mapping[str, str] = field(default_factory=dict)
     paragraphs: bool = True  # look for duplicate paragraphs
+
+
+LEAST_SCORE = 0.5  # of a span that is replaced
+
+
+def replaced(name: str) -> tuple[str, str, float]:
+    """(tagger, key, lowest score) of a key of `replace`."""
+    span, least, score = name.partition(">=")
+    tagger, _, key = span.strip().partition(".")
+    try:
+        return tagger, key, float(score) if least else LEAST_SCORE
+    except ValueError:
+        raise LoomError(f"replace: {name!r} should read `tagger.key` or `tagger.key >= 0.4`.") from None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from loom.artifact import MANIFEST, Artifact, load
 from loom.corpus import attributes, documents, expression, ids
 from loom.corpus.attributes import Spans, key_name
 from loom.corpus.documents import as_rows, read_lines
-from loom.corpus.rules import Curate, source_files
+from loom.corpus.rules import Curate, replaced, source_files
 from loom.corpus.sampling import keyed_hash
 from loom.corpus.tag import File
 from loom.errors import LoomError
@@ -226,11 +226,11 @@ def _named(
     """Masked spans by their attribute; what else is gone was cut."""
     found = []
     masked = [
-        (name.partition(".")[2], start, end)
-        for name in replace
-        if name in spans
-        for start, end, score in spans[name].of(0) or []
-        if score >= 0.5
+        (key, start, end)
+        for tagger, key, least in map(replaced, replace)
+        if f"{tagger}.{key}" in spans
+        for start, end, score in spans[f"{tagger}.{key}"].of(0) or []
+        if score >= least
     ]
     for low, high in changed:
         inside = [(kind, start, end) for kind, start, end in masked if start < high and end > low]

@@ -25,6 +25,7 @@ FAMILIES = (
     "c4",
     "classifier",
     "code",
+    "contamination",
     "fineweb",
     "gopher",
     "language",

@@ -48,10 +48,13 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def _by_unit(predict: Predict, units: Units) -> Tagger:
-    """Every label of every unit as a span, in the order in which the labels first came."""
+    """Every label of every unit as a span; a label that no unit has is a key all the same."""
+    labels = [label for label, _ in predict("the")]
 
     def tag(texts: Texts) -> Mapping[str, Spans]:
-        found: dict[str, list[list[tuple[int, int, float]] | None]] = {}
+        found: dict[str, list[list[tuple[int, int, float]] | None]] = {
+            label: [None] * len(texts) for label in labels
+        }
         for row, text in enumerate(texts.strings):
             for start, end in units(text):
                 for label, score in predict(text[start:end]):

@@ -185,11 +185,14 @@ def _shown(page: str) -> float:
 def code_secrets_v1() -> Tagger:
     """Keys and passwords as detect-secrets finds them, `SECRET_<kind>`; `doc`: secrets a word."""
     try:
+        from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
         from detect_secrets.core.scan import _process_line_based_plugins
         from detect_secrets.core.secrets_collection import SecretsCollection
         from detect_secrets.settings import default_settings
     except ImportError as error:
         raise _missing(error) from None
+
+    kinds = [f"SECRET_{kind.replace(' ', '_')}" for kind in get_mapping_from_secret_type_to_class()]
 
     def found_in(text: str) -> list[tuple[str, int, int]]:
         lines = text.splitlines()
@@ -205,7 +208,7 @@ def code_secrets_v1() -> Tagger:
         return spans
 
     def tag(texts: Texts) -> Mapping[str, Spans]:
-        out: dict[str, list[Any]] = {}
+        out: dict[str, list[Any]] = {kind: [None] * len(texts) for kind in kinds}
         shares = np.zeros(len(texts))
         for row, text in enumerate(texts.strings):
             spans = found_in(text)

@@ -41,6 +41,7 @@ POLICY = (
     "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies",
 )  # fmt: skip
 LONGEST_WORD = 1000
+SAMPLE = "A text that has every value, since it has enough words for every length of n-gram.\n"
 SHORT_LINE = 30  # code points
 Values = dict[str, float]
 
@@ -105,9 +106,10 @@ def count_sentences(text: str) -> int:
 def _by_document(values: Callable[[str], Values]) -> Tagger:
     """A tagger of values of the whole text; a value that a text does not have is absent."""
 
+    keys = tuple(values(SAMPLE))
+
     def tag(texts: Texts) -> Mapping[str, Spans]:
         rows = [values(text) for text in texts.strings]
-        keys = list(dict.fromkeys(key for row in rows for key in row))
         out = {}
         for key in keys:
             scores = np.array([row.get(key, np.nan) for row in rows], np.float64)
