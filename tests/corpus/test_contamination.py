@@ -6,12 +6,15 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loom.corpus import decontaminate, documents
-from loom.corpus.contamination import Decontaminate, paragraph_prints, run
+from loom.corpus.contamination import Decontaminate, fill, paragraph_prints, run
 from loom.corpus.documents import utf8
 from loom.engine import LocalEngine
 from loom.errors import LoomError
@@ -101,3 +104,44 @@ def test_a_search_for_nothing_is_an_error(tmp_path: Path) -> None:
     recipe = Decontaminate((str(tmp_path / "documents"),), (str(tmp_path / "documents"),))
     with pytest.raises(LoomError, match="nothing could"):
         run(recipe, engine=LocalEngine(1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 400), st.sampled_from([1e-2, 1e-6, 1e-15]), st.integers(0, 2**32))
+def test_a_bloom_filter_forgets_nothing(entries: int, rate: float, seed: int) -> None:
+    from loom.corpus.kernels.bloom import consume, expected_rate
+
+    generator = np.random.default_rng(seed)
+    prints = generator.integers(0, 2**64, (entries, 2), np.uint64)
+    held = fill(prints, rate)
+    assert consume(prints, held.bits, held.hashes, True).all()
+    before = held.bits.copy()
+    others = generator.integers(0, 2**64, (1000, 2), np.uint64)
+    assert not consume(others, held.bits, held.hashes, True).any()  # a filter has 1 MiB at least: hardly full
+    assert (held.bits == before).all()
+    assert expected_rate(held.bits.nbytes, entries) <= rate
+
+
+def test_hashes_that_agree_modulo_the_filter_are_told_apart() -> None:
+    """Two entries whose hashes are equal in all the bits that a small filter could look at."""
+    from loom.corpus.kernels.bloom import consume
+
+    prints = np.random.default_rng(0).integers(0, 2**64, (500, 2), np.uint64)
+    held = fill(prints, 1e-15)
+    alike = prints ^ np.uint64(1 << 60)
+    assert not consume(alike, held.bits, held.hashes, True).any()
+
+
+def test_a_full_bloom_filter_errs_at_its_rate() -> None:
+    from loom.corpus.kernels.bloom import consume, expected_rate, hashes_for, size_for
+
+    generator = np.random.default_rng(5)
+    entries = 700_000
+    size = size_for(entries, 0.005)
+    assert expected_rate(size, entries) <= 0.005 < expected_rate(size // 2, entries)
+    bits = np.zeros(size // 8, np.uint64)
+    hashes = hashes_for(size, entries)
+    consume(generator.integers(0, 2**64, (entries, 2), np.uint64), bits, hashes, False)
+    found = consume(generator.integers(0, 2**64, (400_000, 2), np.uint64), bits, hashes, True)
+    expected = expected_rate(size, entries)
+    assert abs(found.mean() - expected) < 6 * (expected / 400_000) ** 0.5

@@ -23,6 +23,7 @@ def run(
     most_removed: Annotated[
         float, typer.Option(help="Stop where a larger share of documents is hit.")
     ] = 0.001,
+    false_positives: Annotated[float, typer.Option(help="Rate of the paragraphs' Bloom filter.")] = 1e-15,
     workers: Workers = None,
     engine: EngineName = "local",
     address: Address = "auto",
@@ -44,6 +45,7 @@ def run(
         "ngram": ngram,
         "shortest": min(5, ngram),
         "most_removed": most_removed,
+        "false_positives": false_positives,
     }
     artifact = decontaminate(
         build(values, Decontaminate, "loom decontaminate"), out, choose(engine, workers, address)

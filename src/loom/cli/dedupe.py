@@ -27,6 +27,9 @@ def run(
     skip_empty: Annotated[bool, typer.Option(help="Leave empty documents and paragraphs alone.")] = True,
     min_length: Annotated[int, typer.Option(help="Bytes under which nothing is looked at.")] = 0,
     min_words: Annotated[int, typer.Option(help="Words under which nothing is looked at.")] = 0,
+    ngram: Annotated[int, typer.Option(help="Paragraphs by the share of their n-grams seen before.")] = 0,
+    stride: Annotated[int, typer.Option(help="Words from one n-gram to the next.")] = 1,
+    overlap: Annotated[float, typer.Option(help="Share of n-grams from which a paragraph is marked.")] = 0.8,
     bloom: Annotated[Path | None, typer.Option(help="File of the Bloom filter to keep.")] = None,
     expected: Annotated[int, typer.Option(help="Entries the Bloom filter is sized for.")] = 10_000_000,
     compat: Annotated[str, typer.Option(help="dolma-1.2: its output byte for byte, defects and all.")] = "",
@@ -52,8 +55,11 @@ def run(
     elif by == "minhash":
         return _minhash(documents or [], name, choose(engine, workers, address))
     else:
+        if ngram and by != "paragraph":
+            raise LoomError("--ngram is for paragraphs: add --by paragraph.")
+        ngrams = {"ngram_length": ngram, "stride": stride, "overlap_threshold": overlap}
         what: dict[str, Any] = (
-            {"paragraphs": {"attribute_name": name}}
+            {"paragraphs": {"attribute_name": name, "by_ngram": ngrams}}
             if by == "paragraph"
             else {"documents": {"attribute_name": name, "key": "$.text" if by == "document" else by}}
         )

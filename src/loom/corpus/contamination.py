@@ -1,8 +1,8 @@
 """Decontamination as Paloma does it, and by n-grams: attributes that mark what evaluation sets share.
 
 Paloma: paragraphs (lines) of 13 or more words that are not punctuation alone are looked for as they are; a
-document with one of them goes. The paragraphs are held as 128-bit fingerprints, so a false hit has odds of
-one in 2^128 a pair (Paloma's Bloom filter: 1e-15).
+document with one of them goes. They are held in a Bloom filter over 128-bit fingerprints, sized as Dolma sizes
+Paloma's: one false hit in 1e15 paragraphs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class Decontaminate:
     ngram: int = 8
     shortest: int = 5
     most_removed: float = 0.001  # Paloma's rule: above this share use a smaller evaluation set
+    false_positives: float = 1e-15  # of the filter of paragraphs
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_positives < 1 or not 0 <= self.most_removed <= 1:
+            raise ValueError("false_positives and most_removed are shares, from 0 to 1")
 
 
 def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = None) -> Artifact:
@@ -70,7 +75,7 @@ def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = 
         )
         for file in files
     ]
-    operation = Operation("decontaminate", 1, _task, settings, _prepare, threads=True)
+    operation = Operation("decontaminate", 2, _task, settings, _prepare, threads=True)
     done = (engine or LocalEngine()).run(operation, tasks, root, "decontaminate")
     counters: dict[str, Any] = sum_counters([item.counters for item in done])
     counters["searched_for"] = searched[1]
@@ -107,12 +112,12 @@ def search_terms(settings: Mapping[str, Any]) -> tuple[Any, int]:
         held = decontaminate.hold(texts, settings["ngram"], settings["shortest"])
         return held, held.texts - held.unusable
     prints = paragraph_prints(texts)
-    if not prints.shape[0]:
+    if prints.shape[0] == 0:
         raise LoomError(
             f"No paragraph of the {len(texts):,} evaluation texts has {FEWEST_WORDS} words, so nothing could "
             f"match. For short questions use --mode ngram."
         )
-    return prints, prints.shape[0]
+    return fill(prints, settings["false_positives"]), prints.shape[0]
 
 
 def paragraph_prints(texts: list[str]) -> Any:
@@ -136,16 +141,31 @@ def _prepare(settings: Mapping[str, Any]) -> Any:
     )
 
 
-def find_paragraphs(prints: Any, data: Any, offsets: Any) -> Spans:
-    """Lines of each document whose fingerprint is among `prints`, sorted by first hash."""
-    from loom.corpus.kernels.bloom import dolma_lines
+@dataclass(frozen=True)
+class Filter:
+    """A Bloom filter of fingerprints: its bits, uint64[words], and how many an entry sets."""
+
+    bits: Any
+    hashes: int
+
+
+def fill(prints: Any, false_positives: float) -> Filter:
+    """A filter that holds `prints`, uint64[m, 2], and takes others for one of them at that rate."""
+    from loom.corpus.kernels.bloom import consume, hashes_for, size_for
+
+    size = size_for(prints.shape[0], false_positives)
+    made = Filter(np.zeros(size // 8, np.uint64), hashes_for(size, prints.shape[0]))
+    consume(np.ascontiguousarray(prints), made.bits, made.hashes, False)
+    return made
+
+
+def find_paragraphs(held: Filter, data: Any, offsets: Any) -> Spans:
+    """Lines of each document that are in the filter."""
+    from loom.corpus.kernels.bloom import consume, dolma_lines
     from loom.corpus.kernels.fingerprints import ranges
 
     spans, where = dolma_lines(data, offsets, True, FEWEST_WORDS, False)
-    own = ranges(data, where)
-    low = np.searchsorted(prints[:, 0], own[:, 0])
-    at = np.minimum(low, prints.shape[0] - 1)
-    hit = (prints[at, 0] == own[:, 0]) & (prints[at, 1] == own[:, 1])
+    hit = consume(ranges(data, where), held.bits, held.hashes, True)
     return gathered(offsets.size - 1, spans[hit, 0], spans[hit, 1], spans[hit, 2])
 
 

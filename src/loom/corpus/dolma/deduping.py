@@ -6,6 +6,7 @@ the input, so the survivor never depends on scheduling (Dolma's does).
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -144,7 +145,7 @@ def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     exact.save(
         out / task.outputs[0],
         prints=np.concatenate([np.zeros((0, 2), np.uint64), *prints]),
-        spans=np.concatenate([np.zeros((0, 3), np.int64), *spans]).astype(np.int64),
+        spans=np.concatenate([np.zeros((0, 3), np.int32), *(part.astype(np.int32) for part in spans)]),
         skipped=np.concatenate([np.zeros(0, np.int8), *skipped]).astype(np.int8),
         owners=np.concatenate([np.zeros((0, 2), np.int64), *owners]),
     )
@@ -240,6 +241,18 @@ def _consume(
                 with open(root / WORK / f"filter-{p:04d}", "rb") as source:
                     shutil.copyfileobj(source, stream, 1 << 22)
     return judged
+
+
+def _place(made: Path, held: Path) -> None:
+    """Put a file that is complete under another name as well: a second link to it, or a copy."""
+    held.parent.mkdir(parents=True, exist_ok=True)
+    link = held.with_name(f".{held.name}.{os.getpid()}.tmp")
+    try:
+        os.link(made, link)
+        os.replace(link, held)
+    except OSError:
+        with atomic_write(held) as stream, open(made, "rb") as source:
+            shutil.copyfileobj(source, stream, 1 << 22)
 
 
 def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:

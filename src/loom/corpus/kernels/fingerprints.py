@@ -14,7 +14,8 @@ WHOLE, LINE, BLOCK = 0, 1, 2
 
 
 @njit(nogil=True, cache=True)
-def _finish(value):  # type: ignore[no-untyped-def]
+def finish(value):  # type: ignore[no-untyped-def]
+    """Mix 64 bits so that every one of them decides every other (MurmurHash3's last step)."""
     value ^= value >> np.uint64(33)
     value *= np.uint64(0xFF51AFD7ED558CCD)
     value ^= value >> np.uint64(33)
@@ -32,7 +33,7 @@ def fingerprint(data, start, end):  # type: ignore[no-untyped-def]
         second = (second + byte) * SECOND_PRIME
         second ^= second >> np.uint64(29)
     size = np.uint64(end - start)
-    return _finish(first ^ size), _finish(second + size * MIX) | np.uint64(1)
+    return finish(first ^ size), finish(second + size * MIX) | np.uint64(1)
 
 
 @njit(nogil=True, cache=True)

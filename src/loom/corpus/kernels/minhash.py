@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from loom.corpus.kernels.fingerprints import _finish
+from loom.corpus.kernels.fingerprints import finish
 from loom.corpus.kernels.interning import PRIME, SEED
 
 BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -48,7 +48,7 @@ def _shingles(data, low, high, size, words, out):  # type: ignore[no-untyped-def
         for j in range(used):
             hashed = (hashed ^ words[k + j]) * BASE
             hashed ^= hashed >> np.uint64(31)
-        out[k] = _finish(hashed)
+        out[k] = finish(hashed)
     return count - used + 1
 
 
@@ -113,7 +113,7 @@ def bands(signature, counts, rows):  # type: ignore[no-untyped-def]
                 first ^= first >> np.uint64(29)
                 second = (second + signature[row, k]) * BASE
                 second ^= second >> np.uint64(31)
-            out[row, band, 0] = _finish(first)
+            out[row, band, 0] = finish(first)
             out[row, band, 1] = second | np.uint64(1)
     return out
 
