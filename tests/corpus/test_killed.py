@@ -1,0 +1,154 @@
+"""kill -9 in every stage, at points chosen by the files written: the same command, the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from loom.corpus import documents
+from loom.engine import LocalEngine
+from tests.corpus.test_curate import prose, tree
+
+FILES = 10
+LONG = " ".join(f"word{i}" for i in range(20))
+
+
+def stage_tag(root: Path, engine: LocalEngine) -> None:
+    from loom.corpus.tag import Tag, tag
+
+    tag(Tag((str(root / "documents"),), ("gopher_v2", "c4_v2")), root / "out", engine)
+
+
+def stage_dedupe(root: Path, engine: LocalEngine) -> None:
+    from loom.corpus.dolma import config
+    from loom.corpus.dolma.deduping import dedupe
+
+    rules = config.Dedupe("out", paragraphs=config.Paragraphs("bff"), skip_empty=True)
+    bloom = config.Bloom(str(root / "out" / "filter"), False, estimated_doc_count=10_000)
+    dedupe(config.Deduper((str(root / "documents"),), rules, bloom), "", engine)
+
+
+def stage_minhash(root: Path, engine: LocalEngine) -> None:
+    from loom.corpus.dedupe.minhash import MinHash, minhash
+
+    minhash(MinHash((str(root / "documents"),)), engine, root / "out")
+
+
+def stage_decontaminate(root: Path, engine: LocalEngine) -> None:
+    from loom.corpus.contamination import Decontaminate, run
+
+    held = (str(root / "held.jsonl"),)
+    run(Decontaminate((str(root / "documents"),), held, most_removed=1.0), root / "out", engine)
+
+
+def stage_dolma_mix(root: Path, engine: LocalEngine) -> None:
+    from loom.corpus.dolma import config
+    from loom.corpus.dolma.mixing import mix
+
+    output = config.Output(str(root / "out"), max_size_in_bytes=1)  # an output for every input
+    stream = config.Stream("s", (f"{root}/documents/*/*.gz",), output)
+    mix(config.Mixer((stream,)), "", engine)
+
+
+def stage_mixture(root: Path, engine: LocalEngine) -> None:
+    """Counting, drawing, the shuffle and the index of ids."""
+    from loom.corpus.sample import Sample, SampleSource, sample
+
+    source = SampleSource((str(root / "documents"),), share=0.8)
+    sample(Sample({"s": source}, str(root / "tokenizer.json"), file_mb=1), root / "out", engine)
+
+
+def stage_tokenize(root: Path, engine: LocalEngine) -> None:
+    from loom.tokens.tokenize import Tokenize, tokenize
+
+    recipe = Tokenize((str(root / "documents"),), root / "tokenizer.json", 0.1, shard_tokens=200_000)
+    tokenize(recipe, root / "out", engine)
+
+
+def stage_collect(root: Path, engine: LocalEngine) -> None:
+    from loom.corpus.sources.dumps import Dump, collect
+
+    collect(Dump("c4", tuple(map(str, sorted((root / "c4").iterdir())))), root / "out", engine)
+
+
+STAGES: dict[str, Callable[[Path, LocalEngine], None]] = {
+    name.removeprefix("stage_"): value for name, value in list(globals().items()) if name.startswith("stage_")
+}
+
+RUN = """
+import sys
+from pathlib import Path
+from loom.engine import LocalEngine
+from tests.corpus.test_killed import STAGES
+if __name__ == "__main__":
+    STAGES[sys.argv[1]](Path(sys.argv[2]), LocalEngine(2))
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.corpus.test_sample import bytes_tokenizer
+
+    root = tmp_path_factory.mktemp("killed")
+    for part in range(FILES):
+        rows = [
+            {
+                "id": f"d{part}-{i}",
+                "text": "\n".join(prose((part * 40 + i) % 300 * 7 + j % 3, 120) for j in range(8))
+                + f"\n{LONG}",
+                "source": "s",
+            }
+            for i in range(40)
+        ]
+        documents.write(root / "documents" / "s" / f"part-{part:02d}.jsonl.gz", rows)
+        lines = [{"text": row["text"], "url": f"https://x/{row['id']}", "timestamp": "2019"} for row in rows]
+        (root / "c4").mkdir(exist_ok=True)
+        data = b"".join(orjson.dumps(line) + b"\n" for line in lines)
+        (root / "c4" / f"c4-{part:02d}.json").write_bytes(data)
+    (root / "held.jsonl").write_bytes(orjson.dumps({"text": LONG}) + b"\n")
+    bytes_tokenizer(root / "tokenizer.json")
+    return root
+
+
+def outputs(stage: str, root: Path) -> Path:
+    return root / "attributes" / "out" if stage == "dedupe" else root / "out"
+
+
+def written(folder: Path) -> int:
+    return sum(not name.startswith(".") for _, _, names in os.walk(folder) for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_mid_stage_the_bytes_are_the_same(corpus: Path, stage: str) -> None:
+    folders = [corpus / "out", corpus / "attributes"]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    STAGES[stage](corpus, LocalEngine(1))
+    expected = tree(outputs(stage, corpus))
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-c", RUN, stage, str(corpus)]
+    choose = random.Random(os.getpid())
+    kills = 0
+    for files in (choose.randint(1, 4), choose.randint(5, len(expected))):
+        process = subprocess.Popen(command)
+        while process.poll() is None and written(outputs(stage, corpus)) < files:
+            time.sleep(0.001)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills
+    subprocess.run(command, check=True)
+    assert tree(outputs(stage, corpus)) == expected
