@@ -85,7 +85,9 @@ class Columns:
             for index, name in sorted(enumerate(json_lines.FIELDS), key=lambda item: item[1])
             if name not in stream.output.discard_fields
         ]
-        self.needs_rows = bool(stream.filter and (stream.filter.include or stream.filter.exclude))
+        chosen = stream.filter or config.Filter()
+        self.needs_rows = bool(chosen.include or chosen.exclude)
+        self.needs_attributes = any("attributes" in text for text in (*chosen.include, *chosen.exclude))
 
     def read(self, block: bytes, attributes: Sequence[bytes]) -> bool:
         """Take a block in; False where it must be mixed row by row."""
@@ -118,7 +120,7 @@ class Columns:
                 if not good:
                     return False
                 found.append((index, *columns))
-            if self.needs_rows:
+            if self.needs_attributes:
                 for row, line in enumerate(lines.splitlines()):
                     self.rows[row] |= orjson.loads(line)["attributes"]
         self.found = found

@@ -6,7 +6,6 @@ the input, so the survivor never depends on scheduling (Dolma's does).
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from loom.artifact import Artifact, Input, Output, atomic_write, commit, discard, finished
+from loom.artifact import Artifact, Input, Output, atomic_write, commit, digest_json, discard, finished
 from loom.corpus import attributes, documents
 from loom.corpus.attributes import gathered
 from loom.corpus.dedupe import exact
@@ -70,7 +69,8 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
         raise LoomError(
             f"No document has the key {rules.documents.key!r}, so nothing could ever be a duplicate."
         )
-    judged = _consume(chosen, printed, root, engine)
+    before_it = _filter_at_the_start(chosen.bloom_filter, root, [plain, [item.digest for item in inputs]])
+    judged = _consume(chosen, printed, before_it, root, engine)
     done = _write(chosen, compat, files, places, printed, judged, root, engine)
     artifact = commit(
         root,
@@ -209,17 +209,36 @@ def _paragraph_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple
     return ranges(data, where), spans
 
 
+def _filter_at_the_start(bloom: config.Bloom, root: Path, work: Any) -> tuple[Input, ...]:
+    """The filter's file as this work first found it, kept until the work is done.
+
+    The file is replaced once every entry is in; a run that was stopped after that must not take its own
+    entries for those of an earlier one.
+    """
+    held = Path(bloom.file)
+    there = bool(bloom.file) and held.exists()
+    if bloom.read_only and not there:
+        raise LoomError(f"The Bloom filter {held} is read-only but not there, so nothing could ever match.")
+    note = root / WORK / f"{digest_json(work)}.start"
+    if not note.exists():
+        with atomic_write(note) as stream:
+            stream.write(identity(held).encode() if there else b"")
+    found = note.read_bytes().decode()
+    return (Input(str(held), found),) if found else ()
+
+
 def _consume(
-    chosen: config.Deduper, printed: Sequence[Finished], root: Path, engine: Engine
+    chosen: config.Deduper,
+    printed: Sequence[Finished],
+    before_it: tuple[Input, ...],
+    root: Path,
+    engine: Engine,
 ) -> list[Finished]:
     bloom = chosen.bloom_filter
     keyed = chosen.dedupe.documents is not None
     held = Path(bloom.file)
     inputs = [Input(item.path, item.digest) for done in printed for item in done.outputs]
-    if bloom.file and held.exists():
-        inputs.append(Input(str(held), identity(held)))
-    elif bloom.read_only:
-        raise LoomError(f"The Bloom filter {held} is read-only but not there, so nothing could ever match.")
+    inputs += before_it
     partitions = partitions_for(filter_size(bloom))
     keep = bool(bloom.file) and not bloom.read_only
     tasks = [
@@ -241,18 +260,6 @@ def _consume(
                 with open(root / WORK / f"filter-{p:04d}", "rb") as source:
                     shutil.copyfileobj(source, stream, 1 << 22)
     return judged
-
-
-def _place(made: Path, held: Path) -> None:
-    """Put a file that is complete under another name as well: a second link to it, or a copy."""
-    held.parent.mkdir(parents=True, exist_ok=True)
-    link = held.with_name(f".{held.name}.{os.getpid()}.tmp")
-    try:
-        os.link(made, link)
-        os.replace(link, held)
-    except OSError:
-        with atomic_write(held) as stream, open(made, "rb") as source:
-            shutil.copyfileobj(source, stream, 1 << 22)
 
 
 def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
@@ -301,13 +308,16 @@ def filter_size(bloom: config.Bloom) -> int:
 
 def hash_functions(bloom: config.Bloom) -> int:
     """How many bits an entry sets."""
-    from loom.corpus.kernels.bloom import hashes_for
+    from loom.corpus.kernels.bloom import fewest_hashes
 
     path = Path(bloom.file)
     if bloom.file and path.exists():
         with open(path, "rb") as stream:
             return int.from_bytes(stream.read(HEAD)[len(MAGIC) :], "little")
-    return hashes_for(filter_size(bloom), bloom.estimated_doc_count) if bloom.estimated_doc_count else 8
+    if not bloom.estimated_doc_count:
+        return 8
+    rate = bloom.desired_false_positive_rate or 1e-6
+    return fewest_hashes(filter_size(bloom), bloom.estimated_doc_count, rate)
 
 
 def partitions_for(size: int) -> int:

@@ -63,7 +63,7 @@ def consume(prints, bits, hashes, read_only):  # type: ignore[no-untyped-def]
         present = True
         at = first
         for _ in range(hashes):
-            place = finish(at) % total
+            place = finish(at) & mask if masked else finish(at) % total
             bit = np.uint64(1) << (place & np.uint64(63))
             if not bits[place >> np.uint64(6)] & bit:
                 present = False
