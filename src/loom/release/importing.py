@@ -1,4 +1,4 @@
-"""`loom import`: a Hugging Face folder -> a checkpoint at step 0, a model by itself."""
+"""`loom import`: a Hugging Face folder or OLMo's own checkpoint -> a checkpoint at step 0."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from loom.artifact import Artifact, finished, load
 from loom.console import console
 from loom.errors import LoomError
 from loom.model.transformer import Transformer
+from loom.release.olmo import is_raw, open_raw
 from loom.release.source import Source, as_input, open_source, type_name
 from loom.tokens.shards import SpecialToken
 from loom.tokens.tokenizer import Tokenizer
@@ -18,23 +19,29 @@ from loom.train.checkpoint import ModelCard, save_model
 
 
 def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Artifact:
-    """Write the Hugging Face model in `folder` to `out` as a checkpoint; weights keep their type.
+    """Write the Hugging Face or raw OLMo model in `folder` to `out` as a checkpoint; weights keep their type.
 
     `tokenizer` is a tokenizer.json for a folder that has none. Raises `LoomError` for another
     architecture, for tensors that are missing or left over, by name, and where the folder's end of text
     is not the tokenizer's.
     """
-    source = open_source(folder)
-    if source.folder.kind != "huggingface":
+    raw = open_raw(folder, out) if is_raw(folder) else None
+    source = raw.source if raw else open_source(folder)
+    if source.folder.kind == "checkpoint":
         raise LoomError(f"{folder} is a checkpoint of Loom's already; name a Hugging Face folder.")
-    given = as_input(source.folder, out)
-    recipe = {"import": "huggingface"}
+    given = raw.digest if raw else as_input(source.folder, out)
+    recipe = {"import": source.folder.kind}
     if (done := finished(out, "checkpoint", recipe, [given])) is not None:
         console.say(f"{out} is imported already from {folder}; nothing to do.")
         return done
     file = tokenizer or source.tokenizer
+    if raw and not file.is_file():
+        raise LoomError(
+            f"{folder} holds no tokenizer.json, as OLMo's checkpoints do: give --tokenizer. OLMo v1's data were "
+            f"made with allenai_gpt-neox-olmo-dolma-v1_5.json, in which 50279 is '<|endoftext|>'."
+        )
     bound = Tokenizer.load(file)
-    _agree(source, bound)
+    _agree(source, bound, [raw.eos] if raw else _stated(folder))
     if out.exists() and any(out.iterdir()) and not (out / "model.json").exists():
         raise LoomError(f"{out} holds other things than a checkpoint; name another folder.")
     card = ModelCard(
@@ -62,17 +69,28 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Arti
     return made
 
 
-def _agree(source: Source, tokenizer: Tokenizer) -> None:
-    """The folder's own binding of end of text and padding must be the tokenizer's."""
-    path = source.folder.path / "config.json"
-    stated = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    ids = stated if isinstance(stated, list) else [stated]
-    if stated is not None and tokenizer.eos_id not in ids:
+OLD_SLIP = (0, 50279)  # OLMo v1 stated 0 in its configuration while 50279 ended the documents of its data
+
+
+def _stated(folder: Path) -> list[int | None]:
+    """What config.json names as ends of text."""
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    return stated if isinstance(stated, list) else [stated]
+
+
+def _agree(source: Source, tokenizer: Tokenizer, stated: list[int | None]) -> None:
+    """The model's own binding of end of text must be the tokenizer's."""
+    ids = [i for i in stated if i is not None]
+    if source.folder.kind == "olmo" and (*ids, tokenizer.eos_id) == OLD_SLIP:
+        console.say(
+            "The configuration states 0 as the end of text, as OLMo v1's did; 50279 ended its documents."
+        )
+    elif ids and tokenizer.eos_id not in ids:
         shown = ", ".join(f"{i} ({tokenizer.decode([i])!r})" for i in ids)
         raise LoomError(
-            f"{path} ends text with id {shown}, but in {tokenizer.name} {tokenizer.eos_token!r} is "
-            f"{tokenizer.eos_id}. One of the two files is another model's; OLMo v1's data were made with the "
-            f"tokenizer in which 50279 is '<|endoftext|>'."
+            f"{source.folder.path} ends text with id {shown}, but in {tokenizer.name} "
+            f"{tokenizer.eos_token!r} is {tokenizer.eos_id}. One of the two files is another model's; OLMo v1's "
+            f"data were made with the tokenizer in which 50279 is '<|endoftext|>'."
         )
     if tokenizer.vocab_size > source.config.vocab_size:
         raise LoomError(

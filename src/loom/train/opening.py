@@ -21,7 +21,7 @@ class ModelFolder:
     """Where a model lies and what it is stored as."""
 
     path: Path
-    kind: Literal["checkpoint", "huggingface"]
+    kind: Literal["checkpoint", "huggingface", "olmo"]  # the last is to be imported first
 
 
 def model_folder(path: Path) -> ModelFolder:
