@@ -42,6 +42,16 @@ def run(
         Path | None, typer.Option(help="Reference answers, where MODEL is a file of answers to judge.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Of written answers.")] = None,
+    conversations: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `loom prepare sft --held-out N`: its held-out answers, stops, probes."),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of `loom prepare dpo --held-out N`: preference accuracy on held-out pairs."
+        ),
+    ] = None,
     curve: Annotated[
         bool, typer.Option("--curve", help="Every checkpoint of the run MODEL, with a plot.")
     ] = False,
@@ -50,7 +60,7 @@ def run(
         bool, typer.Option("--published", help="Show the OLMo paper's figures beside these.")
     ] = False,
 ) -> dict[str, Any]:
-    """Evaluate a model on tasks or on text.
+    """Evaluate a model on tasks or on text; --suite adaptation takes what rows and judges there are.
 
     Example: loom eval runs/quickstart/sft --tasks docs --data runs/quickstart/questions --out runs/eval
     """
@@ -68,6 +78,11 @@ def run(
         return finish(out)
     names = tuple(filter(None, tasks.split(",")))
     names += tuple(name for part in filter(None, suite.split(",")) for name in registry.suite(part))
+    tuned = "adaptation" in suite.split(",")
+    if tuned:
+        from loom.evals.written import WRITTEN
+
+        names += tuple(WRITTEN)
     recipe = EvalRecipe(
         tasks=names,
         data=data,
@@ -81,6 +96,9 @@ def run(
         chat=chat,
         judge=judge,
         max_new_tokens=max_new_tokens,
+        conversations=conversations,
+        pairs=pairs,
+        present=tuned,
         use_cache=not no_cache,
     )
     if fetch:

@@ -42,9 +42,13 @@ VERBS: dict[str, Verb] = {
     ),
     **_verbs(
         "Model",
+        plan="what a run will need: memory, time, energy, cost",
+        doctor="try this machine before hours are spent on it",
         train="pretrain, SFT or DPO from a recipe; goes on where it stopped",
+        sweep="a recipe at several values of its keys",
         eval="evaluate a model: tasks, bits per byte of text",
         compare="two evaluations, paired by document",
+        table="evaluations side by side, with errors: before and after tuning",
         export="a checkpoint -> a Hugging Face folder",
         generate="continue a text",
         chat="talk to a model in the terminal",

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, write_json
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals import cache, metrics, perplexity
+from loom.evals import cache, metrics, perplexity, tuned
 from loom.evals.contamination import History, Seen
 from loom.evals.items import Scores, score_items
 from loom.evals.judges import Comparison, Judge, find_judge, win_rate
@@ -59,14 +59,22 @@ class EvalRecipe:
     judge: str | None = None
     """Who judges written answers: replay:FILE, model:FOLDER, endpoint:URL#MODEL; classifier:FOLDER."""
     max_new_tokens: int | None = None
+    conversations: Path | None = None
+    """A folder of `loom prepare sft --held-out N`: held-out answers, whether answers end, probes."""
+    pairs: Path | None = None
+    """A folder of `loom prepare dpo --held-out N`: preference accuracy."""
+    present: bool = False
+    """Leave out tasks whose rows are not there, and written ones without a judge; say which."""
     use_cache: bool = True
 
 
 def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
     """Evaluate and commit kind "evaluation". What differs from run to run is in `run.json` alone."""
     started = time.monotonic()
-    if not recipe.tasks and not recipe.text:
+    if not any((recipe.tasks, recipe.text, recipe.conversations, recipe.pairs)):
         raise LoomError("Nothing to evaluate on: name --tasks a,b with --data DIR, or --text FILES.")
+    if recipe.present and recipe.data is None:
+        recipe = replace(recipe, tasks=())
     if recipe.tasks and recipe.data is None:
         raise LoomError("--tasks needs --data DIR, the folder that holds their rows (<task>.<split>.jsonl).")
     artifact.discard(out)
@@ -75,10 +83,14 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
     names: list[str] = []
     seconds: dict[str, float] = {}
     history = History(subject.path)
-    for missing in history.missing:
-        console.warn(f"{missing} is gone, so whether the model was trained on these rows is not fully known.")
+    for gone in history.missing:
+        console.warn(f"{gone} is gone, so whether the model was trained on these rows is not fully known.")
     written = [name for name in recipe.tasks if name in WRITTEN]
+    missing: dict[str, str] = {}
     for task in registry.tasks([name for name in recipe.tasks if name not in written]):
+        if (reason := _absent(task, recipe, history)) is not None:
+            missing[task.name] = reason
+            continue
         before = time.monotonic()
         found, lines, facts = evaluate_task(subject, task, recipe, history)
         results |= found
@@ -87,6 +99,9 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         _write_lines(out / names[-1], lines)
         seconds[task.name] = round(time.monotonic() - before, 3)
     for name in written:
+        if (reason := _absent(WRITTEN[name], recipe, history)) is not None:
+            missing[name] = reason
+            continue
         before = time.monotonic()
         found, lines, facts = evaluate_written(subject, WRITTEN[name], recipe, history)
         results |= found
@@ -94,6 +109,15 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         names.append(f"{name}.jsonl")
         _write_lines(out / names[-1], lines)
         seconds[name] = round(time.monotonic() - before, 3)
+    for name, work in _held_out(subject, recipe).items():
+        before = time.monotonic()
+        results[name], lines = work()
+        sources[name] = {"headline": next(iter(results[name]))}
+        names.append(f"{name}.jsonl")
+        _write_lines(out / names[-1], lines)
+        seconds[name] = round(time.monotonic() - before, 3)
+    for name, reason in missing.items():
+        console.say(f"{name}: not measured, {reason}")
     if recipe.text:
         before = time.monotonic()
         found, lines = evaluate_text(subject, recipe)
@@ -114,6 +138,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         "prefix": "end of text before an empty context, a chat prompt and a document; nothing otherwise",
         "seed": recipe.seed,
         "tasks": sources,
+        **({"not_measured": missing} if missing else {}),
     }
     write_json(out / "results.json", body)
     names.append("results.json")
@@ -128,6 +153,34 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
     )
     write_json(out / artifact.RUN, artifact.read_run(out) | {"seconds_by_task": seconds})
     return made
+
+
+def _absent(task: Task | Written, recipe: EvalRecipe, history: History) -> str | None:
+    """Why a task of a suite that takes what there is cannot be measured."""
+    if not recipe.present or recipe.data is None:
+        return None
+    try:
+        if isinstance(task, Task):
+            data.load(task, recipe.data, limit=1, skip_bad=True, split=recipe.split)
+            return None
+        prompts = [prompt.text for prompt in task.prompts(recipe.data)]
+    except LoomError as error:
+        return f"its rows are not there ({error})"
+    if recipe.judge is None and history.saw(prompts, ()) is None:
+        return "no judge was named"
+    return None
+
+
+def _held_out(subject: Subject, recipe: EvalRecipe) -> dict[str, Callable[[], tuned.Found]]:
+    """What is measured on held-out conversations and pairs."""
+    work: dict[str, Callable[[], tuned.Found]] = {}
+    if (folder := recipe.conversations) is not None:
+        work["answers"] = lambda: tuned.answers(subject, folder, recipe.seed)
+        work["instructions"] = lambda: tuned.instructions(subject, folder, recipe.max_new_tokens)
+        work["probes"] = lambda: tuned.probes(subject, recipe.max_new_tokens)
+    if (pairs := recipe.pairs) is not None:
+        work["preferences"] = lambda: tuned.preferences(subject, pairs)
+    return work
 
 
 def evaluate_task(
@@ -322,9 +375,11 @@ def summarise(
     result: dict[str, Any] = {}
     if all(isinstance(items[i].gold, int) for i in chosen):
         bits, error = metrics.pooled_bpb([items[i] for i in chosen], [scores.logp[i] for i in chosen])
-        pooled = {"bits_per_byte": bits, "bits_per_byte_stderr": error}
+        pooled: dict[str, Any] = {"bits_per_byte": bits, "bits_per_byte_stderr": error}
     else:
         pooled = {}
+    if all(isinstance(items[i].gold, int) and len(items[i].pairs) > 1 for i in chosen) and chosen:
+        pooled["chance"] = sum(1 / len(items[i].pairs) for i in chosen) / len(chosen)
     for name in names:
         values = [outcome.values[name] for outcome in kept]
         result[name], result[f"{name}_stderr"] = metrics.mean(values)
@@ -388,6 +443,9 @@ def _plain(recipe: EvalRecipe, out: Path) -> dict[str, Any]:
     plain.pop("token_budget")
     plain.pop("use_cache")
     plain["data"] = artifact.relative(recipe.data, out) if recipe.data else None
+    for name in ("conversations", "pairs"):
+        path = getattr(recipe, name)
+        plain[name] = artifact.relative(path, out) if path else None
     plain["text"] = [artifact.relative(path, out) for path in recipe.text]
     return plain
 

@@ -124,22 +124,48 @@ def write_answers(
     renderer = Renderer(FORMATS["olmo-v1"], subject.tokenizer)
     limit = min(max_new_tokens or task.max_new_tokens, subject.max_length // 2)
     ids = [_encode(subject, task, renderer, prompt.text, chat, limit) for prompt in prompts]
+    found = generate_answers(subject, ids, limit, task.stop, batch, progress)
+    return [_until(answer.text, task.stop) for answer in found]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer, stripped; `finish` is stop where the model ended it, else length."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: str
+
+
+def generate_answers(
+    subject: Subject,
+    ids: Sequence[Sequence[int]],
+    limit: int,
+    stops: Sequence[str] = (),
+    batch: int = 16,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """Greedy answers of at most `limit` tokens; an end-of-text token or one of `stops` ends an answer."""
     sampling = Sampling(limit, temperature=0, stop_ids=(subject.tokenizer.eos_id,))
-    answers: list[str] = []
+    answers: dict[int, Answer] = {}
+    # Prompts of like lengths together: they are padded to the longest of their batch.
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     for start in range(0, len(ids), batch):
-        generator = Generator(subject.model, ids[start : start + batch], sampling)
-        open_rows = set(range(len(generator.prompts)))
+        members = order[start : start + batch]
+        generator = Generator(subject.model, [ids[index] for index in members], sampling)
+        open_rows = set(range(len(members)))
         for _ in generator:
-            for row in list(open_rows):
+            for row in list(open_rows) if stops else ():
                 text = subject.tokenizer.decode(generator.results[row].tokens)
-                if generator.results[row].finish or any(stop in text.lstrip() for stop in task.stop):
+                if generator.results[row].finish or any(stop in text.lstrip() for stop in stops):
                     generator.finish(row)
                     open_rows.discard(row)
-        for result in generator.results:
-            answers.append(_until(subject.tokenizer.decode(result.tokens).strip(), task.stop))
+        for index, result in zip(members, generator.results, strict=True):
+            text = subject.tokenizer.decode(result.tokens).strip()
+            answers[index] = Answer(text, tuple(result.tokens), result.finish)
             if progress is not None:
                 progress.advance()
-    return answers
+    return [answers[index] for index in range(len(ids))]
 
 
 def _encode(

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loom.console import console
+from loom.errors import LoomError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    models: Annotated[
+        list[str], typer.Argument(help="LABEL=DIR, or LABEL=DIR,DIR,DIR for runs that differ by their seed.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write it here too: .md, or .json.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="OLMo's published figures below.")] = False,
+) -> dict[str, Any]:
+    """Evaluations side by side, with errors; several seeds of one model as their mean and spread.
+
+    Example: loom table base=eval/base sft=eval/sft-1,eval/sft-2 dpo=eval/dpo-1,eval/dpo-2 --out table.md
+    """
+    import orjson
+
+    from loom.artifact import atomic_write
+    from loom.evals import beside
+
+    given = {}
+    for word in models:
+        label, equals, folders = word.partition("=")
+        if not equals or not folders:
+            raise LoomError(f"{word!r} is not LABEL=DIR: name each model and the --out of its evaluation.")
+        given[label] = [beside.read(Path(folder)) for folder in folders.split(",")]
+    lines, labels = beside.table(given), list(given)
+    steps = list(pairwise(labels))
+    console.table(
+        "Before and after",
+        ["", "n", *labels, *(f"{after} vs {before}" for before, after in steps)],
+        [
+            [
+                line.name,
+                line.n,
+                *(str(line.cells.get(label, "-")) for label in labels),
+                *(beside.verdict(line, *step) for step in steps),
+            ]
+            for line in lines
+        ],
+    )
+    body = {"models": labels, "lines": beside.plain(lines, labels)}
+    if out is not None:
+        text = beside.markdown(lines, labels, published).encode()
+        with atomic_write(out) as stream:
+            stream.write(orjson.dumps(body, option=orjson.OPT_INDENT_2) if out.suffix == ".json" else text)
+        console.say(f"Written to {out}")
+    return body

@@ -1,0 +1,203 @@
+"""Evaluations side by side: one column a model, every figure with its error, losses as well as gains.
+
+A model may stand for several runs that differ by their seed. A cell is then their mean, `±` the mean
+standard error (over documents, which all runs share, so that more runs do not lower it), and `sd` the
+sample standard deviation over the runs. A figure within two standard errors of what guessing gives is
+marked `chance`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from loom.errors import LoomError
+
+# Task, metric, what it is called, whether more is better; shown where any model has it.
+SHOWN = (
+    ("mmlu", "acc", "MMLU accuracy", True),
+    ("mmlu:5shot", "acc", "MMLU accuracy, 5 shots", True),
+    ("truthfulqa_mc1", "acc", "TruthfulQA MC1", True),
+    ("truthfulqa_mc2", "mc2", "TruthfulQA MC2", True),
+    ("preferences", "acc", "held-out pairs: accuracy, summed", True),
+    ("preferences", "acc_token", "held-out pairs: accuracy, a token", True),
+    ("preferences", "margin", "held-out pairs: margin, nats", True),
+    ("answers", "bits_per_byte", "held-out answers: bits per byte", False),
+    ("instructions", "stop_rate", "held-out prompts: answers that end", True),
+    ("instructions", "repeating", "held-out prompts: answers that repeat", False),
+    ("instructions", "tokens", "held-out prompts: tokens an answer", None),
+    ("probes", "followed", "instruction probes followed", True),
+    ("all", "bits_per_byte", "pretraining text: bits per byte", False),
+)
+# OLMo-7B in Groeneveld et al. 2024, table 4: MMLU 0-shot, AlpacaEval, ToxiGen (less is better), TruthfulQA.
+OLMO = {
+    "OLMo-7B": (28.3, None, 81.4, 31.6),
+    "OLMo-7B + SFT": (47.3, 57.0, 14.4, 41.2),
+    "OLMo-7B + SFT + DPO": (46.2, 69.3, 1.7, 52.0),
+}
+OLMO_COLUMNS = ("MMLU 0-shot", "AlpacaEval % win", "ToxiGen % toxic", "TruthfulQA % info + true")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of one model; `runs` values stand behind it."""
+
+    value: float
+    stderr: float | None
+    deviation: float | None
+    n: int
+    runs: int
+    chance: bool
+
+    def __str__(self) -> str:
+        text = f"{self.value:.4g}"
+        if self.stderr is not None:
+            text += f" ± {self.stderr:.2g}"
+        if self.deviation is not None:
+            text += f" (sd {self.deviation:.2g})"
+        return f"{text} chance" if self.chance else text
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    better: bool | None
+    """Whether more is better; None where neither is."""
+    n: int
+    cells: dict[str, Cell | str]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The `results.json` of an evaluation. Raises `LoomError` where there is none."""
+    try:
+        body: dict[str, Any] = orjson.loads((folder / "results.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise LoomError(f"{folder} holds no results.json ({error}): name the --out of `loom eval`.") from None
+    return body
+
+
+def table(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Line]:
+    """A line a figure that any of the models has. `models` gives each label its `results.json` bodies."""
+    shown = [*SHOWN, *_others(models), *_texts(models)]
+    lines = []
+    for task, metric, name, better in shown:
+        cells: dict[str, Cell | str] = {}
+        for label, bodies in models.items():
+            if (cell := _cell([body["results"].get(task) for body in bodies], metric)) is not None:
+                cells[label] = cell
+        if cells:
+            n = max((cell.n for cell in cells.values() if isinstance(cell, Cell)), default=0)
+            lines.append(Line(name, better, n, cells))
+    return lines
+
+
+def _others(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, str, bool | None]]:
+    """Written evaluations: by the name of whoever judged, or `refused`."""
+    found: dict[tuple[str, str], None] = {}
+    for bodies in models.values():
+        for body in bodies:
+            for task in ("alpaca_eval", "toxigen", "truthfulqa_gen"):
+                result = body["results"].get(task, {})
+                headline = body["tasks"].get(task, {}).get("headline", "n")
+                if "refused" in result or headline != "n":
+                    found[task, headline] = None
+    judged = {task for task, headline in found if headline != "n"}
+    return [
+        (
+            task,
+            headline,
+            f"{task} {headline}" if headline != "n" else task,
+            None if "tox" not in task else False,
+        )
+        for task, headline in found
+        if headline != "n" or task not in judged
+    ]
+
+
+def _texts(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, str, bool | None]]:
+    names = dict.fromkeys(
+        name
+        for bodies in models.values()
+        for body in bodies
+        for name, result in body["results"].items()
+        if "bytes" in result and name != "all"
+    )
+    return [(name, "bits_per_byte", f"{name}: bits per byte", False) for name in names]
+
+
+def _cell(results: Sequence[Mapping[str, Any] | None], metric: str) -> Cell | str | None:
+    kept = [result for result in results if result is not None]
+    if any("refused" in result for result in kept):
+        return "no figure: seen in training"
+    kept = [result for result in kept if result.get(metric) is not None]
+    if not kept or metric == "n":
+        return None
+    values = [float(result[metric]) for result in kept]
+    errors = [float(error) for result in kept if (error := result.get(f"{metric}_stderr")) is not None]
+    value, stderr = statistics.fmean(values), statistics.fmean(errors) if errors else None
+    guess = kept[0].get("chance") if metric.startswith("acc") else None
+    return Cell(
+        value,
+        stderr,
+        statistics.stdev(values) if len(values) > 1 else None,
+        int(kept[0]["n"]),
+        len(values),
+        guess is not None and stderr is not None and abs(value - guess) < 2 * max(stderr, 1e-12),
+    )
+
+
+def verdict(line: Line, before: str, after: str) -> str:
+    """better, worse or same: whether the difference is over two of its standard errors. Documents are the
+    same on both sides, so that errors taken for independent err on the side of `same`."""
+    one, two = line.cells.get(before), line.cells.get(after)
+    if not isinstance(one, Cell) or not isinstance(two, Cell) or line.better is None:
+        return ""
+    spread = [
+        math.hypot(cell.stderr or 0.0, (cell.deviation or 0.0) / math.sqrt(cell.runs)) for cell in (one, two)
+    ]
+    apart = two.value - one.value
+    if abs(apart) <= 2 * math.hypot(*spread):
+        return "same"
+    return "better" if (apart > 0) == line.better else "worse"
+
+
+def markdown(lines: Sequence[Line], labels: Sequence[str], published: bool = False) -> str:
+    """The table as Markdown; each model is judged against the one before it."""
+    steps = list(pairwise(labels))
+    header = ["", "n", *labels, *(f"{after} against {before}" for before, after in steps)]
+    rows = [header, ["---"] * len(header)]
+    for line in lines:
+        arrow = {True: " ↑", False: " ↓", None: ""}[line.better]
+        cells = [str(line.cells.get(label, "–")) for label in labels]
+        rows.append([line.name + arrow, f"{line.n:,}", *cells, *(verdict(line, *step) for step in steps)])
+    text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    if published:
+        text += "\nWhat OLMo's authors published for theirs (table 4 of the OLMo paper), by other judges:\n\n"
+        rows = [["", *OLMO_COLUMNS], ["---"] * 5]
+        rows += [
+            [name, *("–" if value is None else f"{value}" for value in values)]
+            for name, values in OLMO.items()
+        ]
+        text += "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return text
+
+
+def plain(lines: Sequence[Line], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The table for JSON."""
+    return [
+        {
+            "name": line.name,
+            "more_is_better": line.better,
+            "n": line.n,
+            **{label: vars(cell) if isinstance(cell, Cell) else cell for label, cell in line.cells.items()},
+            "verdicts": {after: verdict(line, before, after) for before, after in pairwise(labels)},
+        }
+        for line in lines
+    ]

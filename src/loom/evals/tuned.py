@@ -1,0 +1,215 @@
+"""What tuning is for, measured on what was held out of it.
+
+`answers`: bits per byte of held-out answers. `preferences`: how often the preferred answer of a held-out
+pair is the likelier one. `instructions`: whether answers to held-out prompts end by themselves. Rows are
+the held-out part of a folder of `loom prepare`, so text, format and what counts are those of training.
+`probes`: instructions whose following a few lines of code can check (`loom.evals.probes`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from loom import artifact
+from loom.chat.format import FORMATS, Message, Renderer
+from loom.console import console
+from loom.errors import LoomError
+from loom.evals import metrics
+from loom.evals.perplexity import bootstrap_ratio
+from loom.evals.probes import PROBES
+from loom.evals.rows import Row, Scored, tree
+from loom.evals.scorer import score_rows
+from loom.evals.subject import Subject
+from loom.evals.written import generate_answers
+from loom.tokens.shards import open_tokens
+
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
+"""Figures, and a line a document."""
+LONGEST_ANSWER = 256  # tokens
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A document of a prepared folder: ids, and 1 where a token is trained."""
+
+    id: str
+    pair: int
+    side: str
+    ids: NDArray[np.int64]
+    weights: NDArray[np.uint8]
+
+
+def held_out(folder: Path) -> Path:
+    """The held-out part of a prepared folder, or the folder itself where it is one."""
+    return folder / "heldout" if (folder / "heldout").is_dir() else folder
+
+
+def documents(folder: Path, subject: Subject) -> list[Tuned]:
+    """Documents of a folder of `loom prepare`. Raises `LoomError` for another tokenizer or no weights."""
+    subject.tokenizer.check(artifact.load(folder, "tokens").facts["tokens"], str(folder))
+    opened = open_tokens(folder)
+    if not opened.weights:
+        raise LoomError(f"{folder} says nowhere what is trained: give a folder of `loom prepare`.")
+    found = []
+    for shard, ids, weights in zip(opened.shards, opened.arrays, opened.weights, strict=True):
+        table = pq.read_table(folder / shard.path.replace(".npy", ".docs.parquet"))
+        for row in table.to_pylist():
+            part = slice(row["start"], row["end"])
+            kept = np.asarray(weights[part]), np.asarray(ids[part]).astype(np.int64)
+            found.append(Tuned(row["id"], row["pair"], row["side"], kept[1], kept[0]))
+    return found
+
+
+def answers(subject: Subject, folder: Path, seed: int = 0) -> Found:
+    """Bits per byte and nats a token of the trained tokens of held-out conversations, ratios of sums."""
+    kept: list[tuple[str, NDArray[np.int64]]] = []
+    rows = []
+    length = subject.max_length
+    for document in documents(held_out(folder), subject):
+        ids, trained = document.ids[: length + 1], document.weights[: length + 1]
+        at = np.flatnonzero(trained[1:])
+        if not len(at):
+            continue
+        size = len(ids) - 1
+        keys = np.full(len(at), len(kept))
+        rows.append(Row(ids[:-1], np.arange(size), np.full(size, size), at, ids[at + 1], keys))
+        kept.append((document.id, ids[at + 1]))
+    if not kept:
+        raise LoomError(f"{folder} has no held-out answers: prepare it with --held-out N.")
+    logp = score_rows(subject.model, rows, len(kept), device=subject.device)
+    tokens = np.array([len(ids) for _, ids in kept], dtype=np.float64)
+    sizes = np.array([len(subject.tokenizer.decode(ids.tolist()).encode()) for _, ids in kept], np.float64)
+    figures = {
+        "bits_per_byte": float(-logp.sum() / (sizes.sum() * math.log(2))),
+        "bits_per_byte_stderr": bootstrap_ratio(-logp / math.log(2), sizes, seed),
+        "loss": float(-logp.sum() / tokens.sum()),
+        "loss_stderr": bootstrap_ratio(-logp, tokens, seed),
+        "n": len(kept),
+    }
+    lines = [
+        {"id": name, "nll": float(-value), "tokens": len(ids)}
+        for (name, ids), value in zip(kept, logp, strict=True)
+    ]
+    return figures, lines
+
+
+def preferences(subject: Subject, folder: Path) -> Found:
+    """How often the chosen answer of a held-out pair is likelier than the rejected one: `acc` by the sum of
+    log p, as DPO trains it, `acc_token` by the mean a token; `margin` is the mean difference in nats. A pair
+    of which a side is longer than the model's context is left out and counted."""
+    sides: dict[int, dict[str, Tuned]] = {}
+    for document in documents(held_out(folder), subject):
+        if document.side:
+            sides.setdefault(document.pair, {})[document.side] = document
+    pairs = [(pair["chosen"], pair["rejected"]) for pair in sides.values() if len(pair) == 2]
+    fitting = [pair for pair in pairs if max(len(side.ids) for side in pair) <= subject.max_length]
+    if not fitting:
+        raise LoomError(f"{folder} has no held-out pairs that fit: `loom prepare dpo --held-out N`.")
+    rows = [
+        tree([Scored(side.ids, _trained(side), 2 * index + at) for at, side in enumerate(pair)])
+        for index, pair in enumerate(fitting)
+    ]
+    logp = score_rows(subject.model, rows, 2 * len(fitting), device=subject.device).reshape(-1, 2)
+    counts = np.array([[_trained(side) for side in pair] for pair in fitting], dtype=np.float64)
+    figures: dict[str, Any] = {}
+    for name, values in (("acc", logp), ("acc_token", logp / counts)):
+        better = (values[:, 0] > values[:, 1]).astype(float).tolist()
+        figures[name], figures[f"{name}_stderr"] = metrics.mean(better)
+    margin = (logp[:, 0] - logp[:, 1]).tolist()
+    figures["margin"], figures["margin_stderr"] = metrics.mean(margin)
+    figures |= {"chance": 0.5, "n": len(fitting), "not_scored": len(pairs) - len(fitting)}
+    lines = [
+        {"id": pair[0].id, "chosen": float(values[0]), "rejected": float(values[1])}
+        for pair, values in zip(fitting, logp, strict=True)
+    ]
+    return figures, lines
+
+
+def _trained(side: Tuned) -> int:
+    """Trained tokens; in a pair they are the last ones."""
+    return int(np.count_nonzero(side.weights[1:]))
+
+
+def instructions(subject: Subject, folder: Path, max_new_tokens: int | None = None) -> Found:
+    """Greedy answers to held-out prompts in the chat format: `stop_rate`, the share that ends by itself
+    within `max_new_tokens`; `repeating`, the share of which less than half of the 4-grams are distinct;
+    `tokens`, the mean length."""
+    path = held_out(folder) / "conversations.jsonl"
+    if not path.is_file():
+        raise LoomError(f"There is no {path}: prepare the folder with --held-out N.")
+    rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    prompts = [list(_until_answer(row["messages"])) for row in rows]
+    said, left = _say(subject, "instructions", prompts, max_new_tokens)
+    ends = [float(answer.finish == "stop") for answer in said]
+    again = [float(_repeats(answer.tokens)) for answer in said]
+    figures: dict[str, Any] = {}
+    for name, values in (
+        ("stop_rate", ends),
+        ("repeating", again),
+        ("empty", [float(not answer.text) for answer in said]),
+        ("tokens", [float(len(answer.tokens)) for answer in said]),
+    ):
+        figures[name], figures[f"{name}_stderr"] = metrics.mean(values)
+    figures |= {"n": len(said), "too_long": left}
+    lines = [
+        {"prompt": prompt[-1].content, "answer": answer.text, "finish": answer.finish}
+        for prompt, answer in zip(prompts, said, strict=True)
+    ]
+    return figures, lines
+
+
+def probes(subject: Subject, max_new_tokens: int | None = None) -> Found:
+    """Share of the probes that were followed, and by kind."""
+    prompts = [[Message("user", probe.prompt)] for probe in PROBES]
+    said, _ = _say(subject, "probes", prompts, max_new_tokens or 96)
+    kept = [
+        float(answer.finish == "stop" and probe.check(answer.text))
+        for probe, answer in zip(PROBES, said, strict=True)
+    ]
+    loose = [float(probe.check(answer.text)) for probe, answer in zip(PROBES, said, strict=True)]
+    figures: dict[str, Any] = {}
+    figures["followed"], figures["followed_stderr"] = metrics.mean(kept)
+    figures["followed_unended"], figures["followed_unended_stderr"] = metrics.mean(loose)
+    figures |= {"n": len(PROBES)}
+    for kind in dict.fromkeys(probe.kind for probe in PROBES):
+        of = [value for value, probe in zip(kept, PROBES, strict=True) if probe.kind == kind]
+        figures[kind] = sum(of) / len(of)
+    lines = [
+        {"kind": probe.kind, "prompt": probe.prompt, "answer": answer.text, "followed": bool(value)}
+        for probe, answer, value in zip(PROBES, said, kept, strict=True)
+    ]
+    return figures, lines
+
+
+def _say(
+    subject: Subject, name: str, prompts: Sequence[Sequence[Message]], max_new_tokens: int | None
+) -> tuple[list[Any], int]:
+    """Answers, and how many prompts lost their left end to make room for one."""
+    renderer = Renderer(FORMATS["olmo-v1"], subject.tokenizer)
+    limit = min(max_new_tokens or LONGEST_ANSWER, subject.max_length // 2)
+    room = subject.max_length - limit
+    ids = [renderer.render(list(prompt), generation_prompt=True).ids.tolist() for prompt in prompts]
+    with console.progress(name, total=len(ids)) as progress:
+        said = generate_answers(subject, [one[-room:] for one in ids], limit, progress=progress)
+    return said, sum(len(one) > room for one in ids)
+
+
+def _until_answer(messages: Sequence[dict[str, Any]]) -> Iterator[Message]:
+    """What comes before the last answer."""
+    last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
+    for message in messages[:last]:
+        yield Message(message["role"], message["content"])
+
+
+def _repeats(tokens: Sequence[int], size: int = 4) -> bool:
+    grams = [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
+    return len(grams) > size and 2 * len(set(grams)) < len(grams)
