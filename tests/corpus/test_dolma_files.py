@@ -249,7 +249,7 @@ def test_a_filter_in_parts_says_the_same_and_is_read_again(
     chosen = build(deduper(tmp_path, rules, "whole"), config.Deduper, "x")
     first = dedupe(chosen, "", LocalEngine(1))
     whole = lines(folder)
-    assert 0 < first.counters["duplicates"]
+    assert first.counters["duplicates"] > 0
     shutil.rmtree(folder)
     monkeypatch.setattr(deduping, "PART", 1 << 18)
     parts = build(deduper(tmp_path, rules, "parts"), config.Deduper, "x")
@@ -261,6 +261,29 @@ def test_a_filter_in_parts_says_the_same_and_is_read_again(
     again["bloom_filter"]["read_only"] = True
     second = dedupe(build(again, config.Deduper, "x"), "", LocalEngine(2))
     assert second.counters["duplicates"] > first.counters["duplicates"]  # now the first copies match too
+
+
+def test_a_run_stopped_after_the_filter_was_written_does_not_meet_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loom.corpus.dolma import deduping
+
+    paragraphs(tmp_path)
+    folder = tmp_path / "attributes" / "p"
+    dedupe(build(deduper(tmp_path, DEDUPERS[0], "one"), config.Deduper, "x"), "", LocalEngine(1))
+    expected = lines(folder)
+    shutil.rmtree(folder)
+
+    def stop(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    chosen = build(deduper(tmp_path, DEDUPERS[0], "two"), config.Deduper, "x")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(deduping, "_write", stop)
+        dedupe(chosen, "", LocalEngine(1))
+    assert Path(chosen.bloom_filter.file).exists()
+    dedupe(chosen, "", LocalEngine(1))
+    assert lines(folder) == expected
 
 
 def test_dolma_s_own_filter_is_refused(dolma: Path, tmp_path: Path) -> None:
