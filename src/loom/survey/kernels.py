@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from loom.corpus.kernels.characters import LETTERS_END
+
 KEY, COUNT, WHERE, AT = 0, 1, 2, 3
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -25,8 +27,10 @@ AHEAD = 64  # slots looked at before they are used
 @cache
 def word_table() -> npt.NDArray[np.uint8]:
     """One byte a code point, from this Python's Unicode: 1 where a regular expression's `\\w` matches."""
-    every = map(chr, range(0x110000))
-    table = np.frombuffer(bytes(character.isalnum() or character == "_" for character in every), np.uint8)
+    table = np.zeros(0x110000, np.uint8)
+    every = map(chr, range(LETTERS_END))
+    table[:LETTERS_END] = np.frombuffer(bytes(map(str.isalnum, every)), np.uint8)
+    table[ord("_")] = 1
     return table
 
 

@@ -32,6 +32,14 @@ def by_place(rows: Table) -> Table:
     return rows[np.lexsort((rows[:, KEY], rows[:, kernels.AT], rows[:, kernels.WHERE]))]
 
 
+def first_seen(rows: Table, k: int) -> Table:
+    """The `k` rows of the first places."""
+    where = rows[:, kernels.WHERE]
+    if len(rows) > k:
+        rows = rows[where <= np.partition(where, k - 1)[k - 1]]
+    return by_place(rows)[:k]
+
+
 @dataclass
 class Counts:
     """Counts by 64-bit key with each key's first place.
@@ -111,19 +119,22 @@ class Counts:
 
     def largest(self, k: int, least: int = 1) -> Table:
         """The `k` keys of the highest counts; of equal ones the first seen."""
-        counts = self.table[:, COUNT]
-        if self.used > k:
-            least = max(least, int(np.partition(counts, len(counts) - k)[len(counts) - k]))
-        rows = by_place(self.table[counts >= max(least, 1)])
-        return rows[np.argsort(-rows[:, COUNT].astype(np.int64), kind="stable")[:k]]
+        return self._ranked(k, least, -1)
 
     def smallest(self, k: int) -> Table:
         """The `k` keys of the lowest counts; of equal ones the first seen. Meaningful while exact."""
-        counts = self.table[:, COUNT]
-        known = counts[counts > 0]
-        most = int(np.partition(known, k)[k]) if len(known) > k else int(known.max(initial=0))
-        rows = by_place(self.table[(counts > 0) & (counts <= most)])
-        return rows[np.argsort(rows[:, COUNT].astype(np.int64), kind="stable")[:k]]
+        return self._ranked(k, 1, 1)
+
+    def _ranked(self, k: int, least: int, sign: int) -> Table:
+        counts = self.table[:, COUNT].astype(np.int64) * sign
+        known = np.abs(counts) >= least
+        if int(known.sum()) > k:
+            bar = int(np.partition(counts[known], k - 1)[k - 1])
+            better, ties = self.table[known & (counts < bar)], self.table[known & (counts == bar)]
+            rows = np.concatenate((by_place(better), first_seen(ties, k - len(better))))
+        else:
+            rows = by_place(self.table[known])
+        return rows[np.argsort(rows[:, COUNT].astype(np.int64) * sign, kind="stable")]
 
     def dump(self) -> dict[str, npt.NDArray[Any]]:
         return {"rows": self.table[self.table[:, COUNT] > 0], "numbers": np.array([self.most, self.missed])}

@@ -26,6 +26,7 @@ from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_receip
 from loom.errors import LoomError
 from loom.survey.analysis import ROW_BITS, Analysis, Chunk, Place, Places
 from loom.survey.duplicates import overlap
+from loom.survey.kernels import word_table
 from loom.survey.registry import Options, build, choose
 from loom.survey.sketches import KINDS, Partial
 
@@ -161,6 +162,7 @@ def _map(
 
 
 def prepare(settings: Mapping[str, Any]) -> list[Analysis]:
+    word_table()  # once, not by every thread
     return build(settings["names"], recipe.build(settings["options"], Options, "the survey's options"))
 
 
