@@ -1,17 +1,19 @@
-"""Loom's corpus steps beside dolma 1.2.1: the same real documents, two processes each, one run.
+"""Loom's corpus steps beside dolma 1.2.1 and datatrove 0.10.1: the same documents, two processes each, one run.
 
-    python bench/corpus.py [--megabytes 110] [--steps tag,dedupe,mix] [--rounds 1]
+    python bench/corpus.py --docs /usr/share/doc            # collects its documents; all rows
+    python bench/corpus.py --documents 'raw/documents/**/*.zst' --rows tag,tokens-400
 
-Documents are what `loom collect` finds on this machine, as gzipped JSON lines in eight files. Each side runs
-as its own command, start-up included; both read gz JSON lines and write gz JSON lines. What is compared is
-printed with its ratio and checked: the same attributes, the same duplicates, the same documents out. The
-result goes to bench/results/corpus.json.
+Peers: `make oracles` builds dolma's environment; datatrove's is
+`python -m venv .peers/datatrove && .peers/datatrove/bin/pip install 'datatrove[processing,io]==0.10.1'`.
+
+Each side runs as its own command, start-up included; Loom's second run counts (its kernels are compiled once
+a machine), and the better of two of a peer that is quick. Every row checks what both sides made. The result
+goes to bench/results/corpus.json after every row; `--rows` adds rows to what is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import platform
@@ -19,201 +21,499 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.oracles.build import interpreter, is_built  # noqa: E402
+from bench.peers import checks  # noqa: E402
+from tests.oracles.build import PEERS, interpreter, is_built  # noqa: E402
 
 from loom.corpus import documents  # noqa: E402
+from loom.corpus.sources.machine import SYSTEM_DOCS  # noqa: E402
 from loom.corpus.sources.python import Collect, collect  # noqa: E402
+from loom.corpus.taggers.language import model_path  # noqa: E402
 
-TAGGERS = ["gopher_v2", "c4_v2", "pii_regex_with_counts_fast_v2"]
-FILES = 8
+THREE = ["gopher_v2", "c4_v2", "pii_regex_with_counts_fast_v2"]
+LANGUAGE, TOXICITY = "ft_lang_id_en_doc_v2", "jigsaw_hatespeech_document_v2"
 PROCESSES = 2
+OLMO = ROOT.parent / "shared" / "data" / "tokenizers" / "olmo-v1.json"
+LOOM = str(Path(sys.executable).with_name("loom"))
+MODULE = ROOT / "bench" / "peers" / "dolma_models.py"
+Row = dict[str, Any]
 
 
-def prepare(work: Path, megabytes: float) -> int:
-    """Collect documents and write them as `documents/part-N.jsonl.gz`; returns bytes of text."""
-    limit = megabytes / 2
-    raw = collect(Collect(limit_mb=limit, total_mb=megabytes), work / "raw")
-    rows = [
-        row
-        for path in documents.find_files([raw.path / "documents"])
-        for batch in documents.read(path)
-        for row in documents.as_rows(batch)
-    ]
-    size = sum(len(row["text"].encode()) for row in rows)
-    share = -(-len(rows) // FILES)
-    for part in range(FILES):
-        rows_here = rows[part * share : (part + 1) * share]
-        documents.write(work / "documents" / f"part-{part}.jsonl.gz", rows_here)
-    return size
+class Bench:
+    """The folders and models that rows share."""
 
-
-def timed(command: list[str], rounds: int, clear: Callable[[], None]) -> dict[str, float]:
-    """The best of `rounds` runs: seconds, and seconds of processor time of the command and its children."""
-    best: dict[str, float] = {}
-    for _ in range(rounds):
-        clear()
-        before = os.times()
-        started = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True)
-        seconds = time.perf_counter() - started
-        after = os.times()
-        if done.returncode:
-            sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-        cpu = after.children_user + after.children_system - before.children_user - before.children_system
-        if not best or seconds < best["seconds"]:
-            best = {"seconds": seconds, "processor_seconds": cpu}
-    return best
-
-
-def attributes(folder: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.rglob("*.gz")):
-        for line in gzip.decompress(path.read_bytes()).splitlines():
-            row = json.loads(line)
-            found.setdefault(row["id"], {}).update(row["attributes"])
-    return found
-
-
-def tag(work: Path, loom: str, dolma: str, rounds: int) -> dict[str, Any]:
-    config = {
-        "documents": [str(work / "documents" / "*.gz")],
-        "taggers": TAGGERS,
-        "processes": PROCESSES,
-    }
-    path = work / "tag.json"
-    path.write_text(json.dumps(config))
-    ours = [loom, "tag", "--documents", str(work / "documents"), "--taggers", ",".join(TAGGERS)]
-    ours += ["--out", str(work / "loom-tags"), "--workers", str(PROCESSES)]
-    theirs = [dolma, "-c", str(path), "tag"]
-
-    def clear() -> None:
-        for name in TAGGERS:
-            shutil.rmtree(work / "attributes" / name, ignore_errors=True)
-
-    result = {
-        "loom": timed(ours, rounds + 1, lambda: shutil.rmtree(work / "loom-tags", ignore_errors=True)),
-        "dolma": timed(theirs, rounds, clear),
-    }
-    mine, other = attributes(work / "loom-tags"), attributes(work / "attributes")
-    differ = sum(mine[name] != other[name] for name in other)
-    return {**result, "documents": len(other), "documents_that_differ": differ}
-
-
-def mixing(work: Path, name: str, out: str) -> Path:
-    config = {
-        "streams": [
-            {
-                "name": "bench",
-                "documents": [str(work / "documents" / "*.gz")],
-                "attributes": [name],
-                "output": {
-                    "path": str(work / out),
-                    "max_size_in_bytes": 1 << 30,
-                    "discard_fields": ["attributes"],
-                },
-                "filter": {"include": [], "exclude": ["$.metadata[?(@.package == 'nobody')]"]},
-                "span_replacement": [
-                    {"span": "$.attributes.bff", "min_score": 0.5, "replacement": "", "syntax": "jsonpath"}
-                ],
-            }
-        ],
-        "processes": PROCESSES,
-        "work_dir": {"input": str(work / "in"), "output": str(work / "tmp")},
-    }
-    path = work / f"{out}.json"
-    path.write_text(json.dumps(config))
-    return path
-
-
-def dedupe_and_mix(work: Path, loom: str, dolma: str, rounds: int) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for side, command, verb in (("loom", loom, "bff-loom"), ("dolma", dolma, "bff-dolma")):
-        config = {
-            "documents": [str(work / "documents" / "*.gz")],
-            "dedupe": {"name": verb, "paragraphs": {"attribute_name": "bff"}, "skip_empty": True},
-            "bloom_filter": {
-                "file": str(work / f"{verb}.bloom"),
-                "read_only": False,
-                "estimated_doc_count": 10_000_000,
-                "desired_false_positive_rate": 1e-6,
-            },
-            "processes": PROCESSES,
-            "work_dir": {"input": str(work / "in"), "output": str(work / "tmp")},
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.work: Path = options.work.resolve()
+        self.options = options
+        self.dolma = str(interpreter("dolma").with_name("dolma"))
+        self.environment = {
+            "BENCH_LANGUAGE_MODEL": str(model_path()),
+            "BENCH_TOXICITY_MODEL": str(self.work / "toxicity.bin"),
+            "TOKENIZERS_PARALLELISM": "false",
+            "NO_COLOR": "1",
         }
-        path = work / f"{verb}.json"
-        path.write_text(json.dumps(config))
 
-        def clear(name: str = verb) -> None:
-            shutil.rmtree(work / "attributes" / name, ignore_errors=True)
-            (work / f"{name}.bloom").unlink(missing_ok=True)
+    def corpus(self, size: str) -> Path:
+        """The folder of a size: `loom/documents/*.jsonl.gz`, the same files below `dolma/`, what they hold."""
+        megabytes = {"big": self.options.megabytes, "slow": self.options.slow_megabytes}
+        megabytes["quarter"] = self.options.megabytes / 4
+        folder = self.work / size
+        wanted = {"megabytes": megabytes[size], "files": {"big": 8, "slow": 4, "quarter": 2}[size]}
+        stamp = folder / "made.json"
+        if not stamp.exists() or json.loads(stamp.read_text())["wanted"] != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            made = write_corpus(self.rows(), folder, megabytes[size], wanted["files"])
+            stamp.write_text(json.dumps({"wanted": wanted, **made}))
+        return folder
 
-        words = (
-            [command, "dedupe", "-c", str(path)] if side == "loom" else [command, "-c", str(path), "dedupe"]
+    def rows(self) -> list[bytes]:
+        """Every document as a JSON line, in an order that mixes sources."""
+        patterns = self.options.documents
+        if not patterns:
+            total = self.options.megabytes * 1.1
+            recipe = Collect(limit_mb=total, total_mb=total, docs=str(self.options.docs))
+            collect(recipe, self.work / "raw")
+            patterns = [str(self.work / "raw" / "documents")]
+        lines = []
+        for path in documents.find_files(patterns):
+            for batch in documents.read(path):
+                lines += [
+                    orjson.dumps(row) for row in documents.as_rows(batch) if len(row["text"]) < 4_000_000
+                ]
+        return sorted(lines, key=zlib.crc32)
+
+    def run(self, command: Sequence[str], rounds: int, clear: Callable[[], None]) -> dict[str, float]:
+        """The best of the last `rounds` runs: seconds, processor seconds, largest process in MB."""
+        best: dict[str, float] = {}
+        environment = {**os.environ, **self.environment}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles Python anew
+        log = self.work / "command.log"
+        for _ in range(rounds):
+            clear()
+            started = time.perf_counter()
+            with open(log, "wb") as stream:
+                process = subprocess.Popen(list(command), stdout=stream, stderr=stream, env=environment)
+                _, status, used = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                sys.exit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
+            if not best or seconds < best["seconds"]:
+                best = {
+                    "seconds": round(seconds, 3),
+                    "processor_seconds": round(used.ru_utime + used.ru_stime, 3),
+                    "largest_process_mb": round(used.ru_maxrss / 1024, 1),
+                }
+        return best
+
+    def loom(self, words: Sequence[str], clear: Callable[[], None]) -> dict[str, float]:
+        """A Loom command timed when its kernels are compiled: one run to warm up, then the better of two."""
+        self.run([LOOM, *words], 1, clear)
+        return self.run([LOOM, *words], 2, clear)
+
+    def toxicity(self) -> Path:
+        """A model of Jigsaw's shape, trained here by fasttext-wheel: not its data, so its verdicts mean nothing."""
+        model = self.work / "toxicity.bin"
+        if not model.exists():
+            lines = checks.labelled_lines(self.corpus("slow") / "loom" / "documents", 20_000)
+            (self.work / "labelled.txt").write_text("".join(lines))
+            script = str(ROOT / "bench" / "peers" / "train_classifier.py")
+            command = [str(interpreter("dolma")), script, str(self.work / "labelled.txt"), str(model)]
+            subprocess.run(command, check=True)
+        return model
+
+
+def write_corpus(lines: list[bytes], folder: Path, megabytes: float, files: int) -> dict[str, Any]:
+    """Lines up to a size into `files` gz files of like size, at level 6, linked into both sides' folders."""
+    import gzip
+
+    parts: list[list[bytes]] = [[] for _ in range(files)]
+    sizes = [0] * files
+    for line in lines:
+        if sum(sizes) >= megabytes * 1e6:
+            break
+        least = sizes.index(min(sizes))
+        parts[least].append(line + b"\n")
+        sizes[least] += len(line) + 1
+    for side in ("loom", "dolma"):
+        (folder / side / "documents").mkdir(parents=True)
+    for index, part in enumerate(parts):
+        path = folder / "loom" / "documents" / f"part-{index}.jsonl.gz"
+        with open(path, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
+            stream.writelines(part)
+        os.link(path, folder / "dolma" / "documents" / path.name)
+    if sum(sizes) < megabytes * 0.9e6:
+        print(
+            f"only {sum(sizes) / 1e6:.0f} MB of documents for a row that asks for {megabytes:.0f}", flush=True
         )
-        result[f"dedupe, {side}"] = timed(words, rounds, clear)
-        path = mixing(work, verb, f"mixed-{side}")
-        words = [command, "mix", "-c", str(path)] if side == "loom" else [command, "-c", str(path), "mix"]
-        result[f"mix, {side}"] = timed(
-            words, rounds, lambda out=f"mixed-{side}": shutil.rmtree(work / out, ignore_errors=True)
-        )
-        result[f"bytes, {side}"] = sum(path.stat().st_size for path in (work / f"mixed-{side}").rglob("*.gz"))
-    return result
+    return {"bytes": sum(sizes), "documents": sum(map(len, parts)), "files": files}
 
 
-def machine() -> dict[str, Any]:
-    load = os.getloadavg()[0]
+def facts(folder: Path) -> Row:
+    made = json.loads((folder / "made.json").read_text())
+    return {key: made[key] for key in ("bytes", "documents", "files")}
+
+
+def config(path: Path, value: Any) -> str:
+    path.write_text(json.dumps(value))
+    return str(path)
+
+
+def remover(*paths: Path) -> Callable[[], None]:
+    def clear() -> None:
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    return clear
+
+
+def ratio(row: Row, ours: str = "loom", theirs: str = "peer") -> Row:
+    row["times"] = round(row[theirs]["seconds"] / row[ours]["seconds"], 2)
+    row["times_in_processor_time"] = round(
+        row[theirs]["processor_seconds"] / row[ours]["processor_seconds"], 2
+    )
+    return row
+
+
+def dolma_tag(bench: Bench, folder: Path, taggers: Sequence[str]) -> dict[str, float]:
+    chosen = {
+        "documents": [str(folder / "dolma" / "documents" / "*.gz")],
+        "taggers": list(taggers),
+        "tagger_modules": [str(MODULE)] if any(name.startswith("bench_") for name in taggers) else [],
+        "processes": PROCESSES,
+    }
+    clear = remover(*(folder / "dolma" / "attributes" / name for name in taggers))
+    return bench.run([bench.dolma, "-c", config(folder / "tag.json", chosen), "tag"], 1, clear)
+
+
+def loom_tag(bench: Bench, folder: Path, taggers: Sequence[str], *more: str) -> dict[str, float]:
+    words = ["tag", "--documents", str(folder / "loom" / "documents"), "--taggers", ",".join(taggers)]
+    words += ["--workers", str(PROCESSES), *more]
+    clear = remover(*(folder / "loom" / "attributes" / name for name in taggers))
+    return bench.loom(words, clear)
+
+
+def tag(bench: Bench) -> Row:
+    folder = bench.corpus("slow")
+    row: Row = {**facts(folder), "loom_parquet": loom_tag(bench, folder, THREE, "--format", "parquet")}
+    row |= {"loom": loom_tag(bench, folder, THREE), "peer": dolma_tag(bench, folder, THREE)}
+    row["check"] = checks.same_attributes(folder / "loom", folder / "dolma", THREE)
+    return ratio(row) | {"limit": checks.reading_limit(folder, row["loom"]["seconds"])}
+
+
+def language(bench: Bench) -> Row:
+    folder = bench.corpus("slow")
+    row: Row = {**facts(folder), "loom": loom_tag(bench, folder, ["language_v1"])}
+    row["peer"] = dolma_tag(bench, folder, ["bench_language"])
+    row["check"] = checks.language_agreement(folder)
+    return ratio(row) | {"limit": checks.reading_limit(folder, row["loom"]["seconds"])}
+
+
+def tokens(bench: Bench, size: str) -> Row:
+    folder = bench.corpus(size)
+    return tokens_of(bench, folder, folder / "loom" / "documents", folder / "dolma" / "documents")
+
+
+def tokens_of(bench: Bench, folder: Path, ours: Path, theirs: Path) -> Row:
+    tokenizer = str(bench.options.tokenizer)
+    out, peer = folder / "loom" / "tokens", folder / "dolma" / "tokens"
+    words = ["tokenize", "--documents", str(ours), "--tokenizer", tokenizer, "--out", str(out)]
+    command = [bench.dolma, "tokens", "--documents", str(theirs / "*.gz"), "--destination", str(peer)]
+    command += ["--tokenizer.name_or_path", tokenizer, "--tokenizer.eos_token_id", "50279"]
+    command += ["--tokenizer.pad_token_id", "1", "--dtype", "uint16", "--processes", str(PROCESSES)]
+    row: Row = {**facts(folder), "loom": bench.loom([*words, "--workers", str(PROCESSES)], remover(out))}
+    row["peer"] = bench.run(command, 1, remover(peer))
+    row["check"] = checks.same_tokens(out, peer)
+    return ratio(row) | {
+        "limit": checks.encoding_limit(folder, bench.options.tokenizer, row["loom"]["seconds"])
+    }
+
+
+def deduper(folder: Path, side: str) -> str:
+    root = folder / side
+    value = {
+        "documents": [str(root / "documents" / "*.gz")],
+        "dedupe": {"name": "bff", "paragraphs": {"attribute_name": "bff"}, "skip_empty": True},
+        "bloom_filter": {
+            "file": str(root / "bff.bloom"),
+            "read_only": False,
+            "estimated_doc_count": 10_000_000,
+            "desired_false_positive_rate": 1e-6,
+        },
+        "processes": PROCESSES,
+        "work_dir": {"input": str(root / "in"), "output": str(root / "tmp")},
+    }
+    return config(root / "dedupe.json", value)
+
+
+def mixer(folder: Path, side: str, attributes: Sequence[str], rules: Row, suffix: str = "*.gz") -> str:
+    root = folder / side
+    stream = {
+        "name": "mixed",
+        "documents": [str(root / "documents" / suffix)],
+        "attributes": list(attributes),
+        "output": {
+            "path": str(root / "mixed"),
+            "max_size_in_bytes": sum(p.stat().st_size for p in (root / "documents").iterdir()) // 4,
+            "discard_fields": ["attributes"],
+        },
+        **rules,
+    }
+    work = {"input": str(root / "in"), "output": str(root / "tmp")}
+    return config(root / "mix.json", {"streams": [stream], "processes": PROCESSES, "work_dir": work})
+
+
+PARAGRAPHS = {"span": "$.attributes.bff", "min_score": 0.5, "replacement": ""}
+
+
+def commands(bench: Bench, side: str, verb: str, path: str) -> dict[str, float]:
+    root = Path(path).parent
+    clear = {
+        "dedupe": remover(root / "attributes" / "bff", root / "bff.bloom"),
+        "mix": remover(root / "mixed"),
+    }[verb]
+    if side == "loom":
+        return bench.loom([verb, "-c", path], clear)
+    return bench.run([bench.dolma, "-c", path, verb], 2, clear)
+
+
+def added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    total = {key: round(sum(part[key] for part in parts), 3) for key in ("seconds", "processor_seconds")}
+    return {**total, "largest_process_mb": max(part["largest_process_mb"] for part in parts)}
+
+
+def dedupe_and_mix(bench: Bench) -> Row:
+    folder = bench.corpus("big")
+    row: Row = facts(folder)
+    rules = {"span_replacement": [PARAGRAPHS]}
+    for side, name in (("loom", "loom"), ("dolma", "peer")):
+        row[f"{name}_dedupe"] = commands(bench, side, "dedupe", deduper(folder, side))
+        row[f"{name}_mix"] = commands(bench, side, "mix", mixer(folder, side, ["bff"], rules))
+        row[name] = added([row[f"{name}_dedupe"], row[f"{name}_mix"]])
+    row["check"] = checks.same_documents(folder / "loom" / "mixed", folder / "dolma" / "mixed")
+    for step in ("dedupe", "mix"):
+        row[f"times_{step}"] = round(row[f"peer_{step}"]["seconds"] / row[f"loom_{step}"]["seconds"], 2)
+    return ratio(row) | {"limit": checks.reading_limit(folder, row["loom"]["seconds"], passes=3)}
+
+
+def dedupe_formats(bench: Bench) -> Row:
+    """Loom alone: the same paragraphs and mixing from zst and from Parquet documents."""
+    folder = bench.corpus("big")
+    row: Row = facts(folder)
+    for kind in ("zst", "parquet"):
+        other = folder.with_name(f"big-{kind}")
+        checks.convert(folder / "loom" / "documents", other / "loom" / "documents", kind)
+        path = Path(deduper(other, "loom"))
+        value = json.loads(path.read_text()) | {"documents": [str(other / "loom" / "documents")]}
+        row[f"loom_dedupe_{kind}"] = commands(bench, "loom", "dedupe", config(path, value))
+        rules = {"span_replacement": [PARAGRAPHS]}
+        mixing = mixer(other, "loom", ["bff"], rules, "*")
+        row[f"loom_mix_{kind}"] = commands(bench, "loom", "mix", mixing)
+        shutil.rmtree(other)
+    return row
+
+
+def minhash(bench: Bench) -> Row:
+    if not (PEERS / "datatrove" / "bin" / "python").exists():
+        sys.exit("The peer datatrove is not built; the head of this file says how.")
+    source = bench.corpus("slow")
+    folder = bench.work / "words"
+    if not (folder / "made.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        checks.plain_words(source / "loom" / "documents", folder / "loom" / "documents")
+        shutil.copy(source / "made.json", folder / "made.json")
+    texts = folder / "loom" / "documents"
+    out = folder / "datatrove"
+    words = ["dedupe", "--documents", str(texts), "--by", "minhash", "--name", "near"]
+    row: Row = facts(folder)
+    marked = folder / "loom" / "attributes" / "near"
+    row["loom"] = bench.loom([*words, "--workers", str(PROCESSES)], remover(marked))
+    script = str(ROOT / "bench" / "peers" / "datatrove_minhash.py")
+    command = [str(PEERS / "datatrove" / "bin" / "python"), script, str(texts), str(out), str(row["files"])]
+    row["peer"] = bench.run(command, 1, remover(out))
+    row["check"] = checks.near_duplicates(texts, marked, out / "clusters", bench.options.brute_force)
+    return ratio(row) | {"limit": checks.reading_limit(folder, row["loom"]["seconds"])}
+
+
+def filters(side: str) -> Row:
+    """Dolma v1.5's web rules, and the two models' verdicts."""
+    language = LANGUAGE if side == "loom" else "bench_language"
+    toxicity = TOXICITY if side == "loom" else "bench_toxicity"
+    gopher, pii = THREE[0], THREE[2]
+
+    def rule(tagger: str, key: str, test: str) -> str:
+        name = f"@.{tagger}__{tagger}__{key}"
+        return f"$.attributes[?({name} && {name}[0] && {name}[0][2] {test})]"
+
+    fraction = "fraction_of_"
+    exclude = [
+        rule(gopher, "word_count", "< 50"),
+        rule(gopher, "word_count", "> 100000"),
+        rule(gopher, "median_word_length", "< 3"),
+        rule(gopher, "median_word_length", "> 10"),
+        rule(gopher, "symbol_to_word_ratio", "> 0.1"),
+        rule(gopher, "required_word_count", "< 2"),
+        rule(gopher, f"{fraction}lines_starting_with_bullet_point", "> 0.9"),
+        rule(gopher, f"{fraction}duplicate_lines", "> 0.3"),
+        rule(gopher, f"{fraction}characters_in_most_common_2grams", "> 0.2"),
+        rule(gopher, f"{fraction}characters_in_duplicate_5grams", "> 0.15"),
+        rule(pii, "doc_count", "> 5"),
+        rule(language, "en", "< 0.5"),
+        rule(toxicity, "__label__toxic", "> 0.9"),
+    ]
+    masks = [
+        {
+            "span": f"$.attributes.{pii}__{pii}__{kind}",
+            "min_score": 0.5,
+            "replacement": f" |||{kind}||| ",
+        }
+        for kind in ("EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS")
+    ]
+    return {"filter": {"include": [], "exclude": exclude}, "span_replacement": [PARAGRAPHS, *masks]}
+
+
+def chain(bench: Bench) -> Row:
+    """Language, quality, content, deduplication, mixing, tokenization; both sides' verbs one after the other."""
+    folder = bench.corpus("slow")
+    bench.toxicity()
+    row: Row = facts(folder)
+    taggers = [*THREE, LANGUAGE, TOXICITY]
+    file = f"{TOXICITY}={bench.toxicity()}"
+    row["loom_tag"] = loom_tag(bench, folder, taggers, "--file", file)
+    row["peer_tag"] = dolma_tag(bench, folder, [*THREE, "bench_language", "bench_toxicity"])
+    own = {"loom": taggers, "dolma": [*THREE, "bench_language", "bench_toxicity"]}
+    for side, name in (("loom", "loom"), ("dolma", "peer")):
+        row[f"{name}_dedupe"] = commands(bench, side, "dedupe", deduper(folder, side))
+        path = mixer(folder, side, ["bff", *own[side]], filters(side))
+        row[f"{name}_mix"] = commands(bench, side, "mix", path)
+    encoded = tokens_of(bench, folder, folder / "loom" / "mixed", folder / "dolma" / "mixed")
+    row |= {"loom_tokens": encoded["loom"], "peer_tokens": encoded["peer"]}
+    for name in ("loom", "peer"):
+        row[name] = added([row[f"{name}_{step}"] for step in ("tag", "dedupe", "mix", "tokens")])
+    row["check"] = checks.same_documents(folder / "loom" / "mixed", folder / "dolma" / "mixed")
+    row["check"] |= {"tokens": encoded["check"]}
+    for step in ("tag", "dedupe", "mix", "tokens"):
+        row[f"times_{step}"] = round(row[f"peer_{step}"]["seconds"] / row[f"loom_{step}"]["seconds"], 2)
+    return ratio(row) | {"limit": checks.reading_limit(folder, row["loom"]["seconds"], passes=4)}
+
+
+def scale(bench: Bench) -> Row:
+    """Loom alone: a quarter of the documents and all of them, stage by stage."""
+    row: Row = {}
+    seconds: dict[str, dict[str, float]] = {}
+    for size in ("quarter", "big"):
+        folder = bench.corpus(size)
+        texts, out = folder / "loom" / "documents", folder / "loom" / "tokens"
+        near = folder / "loom" / "attributes" / "near"
+        rules = {"span_replacement": [PARAGRAPHS]}
+        by = ["--documents", str(texts), "--workers", str(PROCESSES)]
+        made = {
+            "tag": loom_tag(bench, folder, THREE),
+            "dedupe": commands(bench, "loom", "dedupe", deduper(folder, "loom")),
+            "mix": commands(bench, "loom", "mix", mixer(folder, "loom", ["bff"], rules)),
+            "minhash": bench.loom(["dedupe", *by, "--by", "minhash", "--name", "near"], remover(near)),
+            "tokenize": bench.loom(
+                ["tokenize", *by, "--tokenizer", str(bench.options.tokenizer), "--out", str(out)],
+                remover(out),
+            ),
+        }
+        row[size] = {**facts(folder), **made}
+        seconds[size] = {"all": added(list(made.values()))["seconds"]} | {
+            k: v["seconds"] for k, v in made.items()
+        }
+    row["times_the_bytes"] = round(row["big"]["bytes"] / row["quarter"]["bytes"], 2)
+    row["times_the_seconds"] = {
+        k: round(seconds["big"][k] / seconds["quarter"][k], 2) for k in seconds["big"]
+    }
+    row["times_the_memory"] = {
+        key: round(row["big"][key]["largest_process_mb"] / row["quarter"][key]["largest_process_mb"], 2)
+        for key in ("tag", "dedupe", "mix", "minhash", "tokenize")
+    }
+    return row
+
+
+ROWS: dict[str, tuple[Callable[[Bench], Row], str]] = {
+    "dedupe-mix": (dedupe_and_mix, "at least 3 times dolma; files at most 1.2 times as large"),
+    "dedupe-formats": (dedupe_formats, "zst and Parquet beside gz"),
+    "tokens-110": (lambda bench: tokens(bench, "slow"), "at least 15 times dolma"),
+    "minhash": (minhash, "at least 5 times datatrove, recall and precision no worse"),
+    "scale": (scale, "four times the documents: at most 4.4 times the time, memory under 1.2 times"),
+    "tag": (tag, "at least 30 times dolma"),
+    "language": (language, "at least 15 times dolma"),
+    "chain": (chain, "at least 9 times dolma"),
+    "tokens-400": (lambda bench: tokens(bench, "big"), "at least 40 times dolma"),
+}
+
+
+def machine() -> Row:
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": model[0].partition(":")[2].strip() if model else platform.machine(),
         "cores": os.cpu_count(),
-        "load_before": load,
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "python": platform.python_version(),
+        "loom": version("loom-lm"),
+        "peers": {"dolma": "1.2.1", "datatrove": "0.10.1"},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--megabytes", type=float, default=110)
-    parser.add_argument("--steps", default="tag,mix")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}")
+    parser.add_argument(
+        "--documents", nargs="+", help="document files; else `loom collect python` finds some"
+    )
+    parser.add_argument("--docs", type=Path, default=SYSTEM_DOCS, help="a folder of text and HTML")
+    parser.add_argument("--megabytes", type=float, default=400, help="where both sides are quick")
+    parser.add_argument("--slow-megabytes", type=float, default=110, help="where the peer is slow")
+    parser.add_argument("--brute-force", type=int, default=3000, help="documents compared pair by pair")
+    parser.add_argument("--tokenizer", type=Path, default=OLMO)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "bench-corpus")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "corpus.json")
     options = parser.parse_args()
     if not is_built("dolma"):
         sys.exit("The peer dolma is not built: `make oracles` builds it.")
-    loom = str(Path(sys.executable).with_name("loom"))
-    dolma = str(interpreter("dolma").with_name("dolma"))
-    found = {"machine": machine()}
-    size = prepare(options.work, options.megabytes)
-    found["bytes"] = size
-    print(f"{size / 1e6:.1f} MB of text in {FILES} files, {PROCESSES} processes each")
-    if "tag" in options.steps:
-        found["tag"] = tag(options.work, loom, dolma, options.rounds)
-        report("tag", found["tag"]["loom"], found["tag"]["dolma"])
-        print(f"  {found['tag']['documents_that_differ']} documents differ")
-    if "mix" in options.steps:
-        part = dedupe_and_mix(options.work, loom, dolma, options.rounds)
-        found["dedupe and mix"] = part
-        for step in ("dedupe", "mix"):
-            report(step, part[f"{step}, loom"], part[f"{step}, dolma"])
-        print(f"  bytes out: {part['bytes, loom'] / part['bytes, dolma']:.2f} of dolma's")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    names = [name for name in options.rows.split(",") if name]
+    if unknown := [name for name in names if name not in ROWS]:
+        sys.exit(f"There is no row {unknown[0]!r}; there are {', '.join(ROWS)}.")
+    options.work.mkdir(parents=True, exist_ok=True)
+    found: Row = json.loads(options.out.read_text()) if options.out.exists() else {}
+    for name in names:
+        run, target = ROWS[name]
+        load = os.getloadavg()[0]
+        row = run(Bench(options))
+        date = datetime.now(UTC).isoformat(timespec="minutes")
+        found.setdefault("rows", {})[name] = {"date": date, "target": target, "load_before": load, **row}
+        found["machine"] = machine()
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(found, indent=2) + "\n")
+        report(name, target, row)
 
 
-def report(step: str, ours: dict[str, float], theirs: dict[str, float]) -> None:
-    wall = theirs["seconds"] / ours["seconds"]
-    cpu = theirs["processor_seconds"] / ours["processor_seconds"]
-    print(
-        f"{step:<8} loom {ours['seconds']:8.1f} s   dolma {theirs['seconds']:8.1f} s   {wall:6.1f} times",
-        end="",
-    )
-    print(f"   ({cpu:.1f} times in processor time)")
+def report(name: str, target: str, row: Row) -> None:
+    if "times" in row:
+        ours, theirs = row["loom"]["seconds"], row["peer"]["seconds"]
+        by = row["times_in_processor_time"]
+        print(
+            f"{name:<15} loom {ours:8.2f} s   peer {theirs:8.2f} s   {row['times']:6.1f} times ({by} by processor)"
+        )
+    else:
+        print(f"{name:<15} {json.dumps({k: v for k, v in row.items() if k.startswith('times')} or row)}")
+    print(f"  target: {target}; check: {json.dumps(row.get('check', {}))}", flush=True)
 
 
 if __name__ == "__main__":
