@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
+from isal import igzip, isal_zlib
 
 from loom.artifact import MANIFEST, RUN, Artifact, Input, digest_file, digest_json, load, refer, relative
 from loom.errors import LoomError
@@ -261,7 +262,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 def _decompressed(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
     try:
         if path.name.endswith(".gz"):
-            with gzip.open(stream) as plain:
+            with igzip.open(stream) as plain:
                 while chunk := plain.read(BLOCK):
                     yield chunk
         elif path.name.endswith(".zst"):
@@ -269,7 +270,7 @@ def _decompressed(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
         else:
             while chunk := stream.read(BLOCK):
                 yield chunk
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile) as error:
         raise LoomError(
             f"{path} was cut short or is damaged ({error}). Get it again from where it came."
         ) from None

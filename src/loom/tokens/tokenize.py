@@ -77,7 +77,8 @@ def tokenize(recipe: Tokenize, out: Path, engine: Engine | None = None) -> Artif
     """
     started = time.monotonic()
     engine = engine or LocalEngine()
-    tokenizer = Tokenizer.load(recipe.tokenizer)
+    file = tokenizer_file(recipe.tokenizer)
+    tokenizer = load_once(str(file.resolve()), artifact.digest_file(file))
     files, inputs = find(recipe.documents, out)
     inputs.append(tokenizer_input(recipe.tokenizer, out))
     settings = {k: v for k, v in to_plain(recipe).items() if k not in ("documents", "tokenizer")}
@@ -87,9 +88,7 @@ def tokenize(recipe: Tokenize, out: Path, engine: Engine | None = None) -> Artif
     begin(out, [settings, tokenizer.digest, [(file.name, file.digest) for file in files]])
     encoding = {"tokenizer": tokenizer.digest, "dtype": dtype.str, "held_out": recipe.held_out}
     tasks = [_encode_task(file, encoding, out) for file in files]
-    worker = Encoder(
-        str(tokenizer_file(recipe.tokenizer).resolve()), str(out.resolve()), len(tasks) < engine.workers
-    )
+    worker = Encoder(str(file.resolve()), str(out.resolve()), len(tasks) < engine.workers)
     encode = Operation("encode documents", 1, worker, encoding, threads=True)
     parts = engine.run(encode, tasks, out, "encoding")
     return finish(
