@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import signal
@@ -19,6 +20,7 @@ import pytest
 from loom.chat.format import DEFAULT, FORMATS, Message, Renderer
 from loom.model.sampling import Sampling
 from loom.serve.complete import Session, complete, encode_prompt
+from loom.serve.limits import Door, Limits
 from tests.serve.running import Running, served
 
 openai = pytest.importorskip("openai")
@@ -276,6 +278,108 @@ def test_a_client_that_sends_slowly_holds_up_nobody(server: Running) -> None:
     held.sendall(head(900) + b"{")
     assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 2})[0] == 200
     held.close()
+
+
+SLOW = {
+    "nothing": b"",
+    "half a head": b"POST /v1/completions HTTP/1.1\r\nhost: loc",
+    "half a body": head(900) + b"{",
+}
+
+
+def test_slow_clients_are_dropped(checkpoint: Path) -> None:
+    """However slowly a request comes, a byte at a time included, its connection ends and others are served."""
+    with served(checkpoint, ["--patience", "1.5"]) as running:
+        held = {what: socket.create_connection(("127.0.0.1", running.port)) for what in SLOW}
+        held["after an answer"] = socket.create_connection(("127.0.0.1", running.port))
+        held["after an answer"].sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert b"200 OK" in held["after an answer"].recv(4096)
+        for what, sent in SLOW.items():
+            held[what].sendall(sent)
+        open_still = dict(held)
+        until = time.monotonic() + 60
+        while open_still and time.monotonic() < until:
+            for what, connection in list(open_still.items()):
+                try:  # a byte now and then, so that nothing looks idle
+                    connection.sendall(b"a")
+                    connection.settimeout(0.3)
+                    if not _alive(connection):
+                        del open_still[what]
+                except OSError:
+                    del open_still[what]
+        assert not open_still
+        assert running.post("/v1/completions", {"prompt": "x", "max_tokens": 2})[0] == 200
+
+
+def _alive(connection: socket.socket) -> bool:
+    """Whether the other side has not closed; what it said before is read."""
+    try:
+        while data := connection.recv(4096):
+            assert data.startswith(b"HTTP/1.1 4") or b"408" in data or b"{" in data
+        return False
+    except TimeoutError:
+        return True
+
+
+def test_a_client_that_does_not_read_is_dropped() -> None:
+    """The door waits for a client to take a message as long as it may, then gives the connection up."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def never(message: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "headers": [(b"host", b"localhost")]}
+    door = Door(app, Limits(send_seconds=0.05))
+    with pytest.raises(OSError, match="does not read"):
+        asyncio.run(door(scope, receive, never))
+
+
+def test_an_answer_over_its_time_is_a_sentence(checkpoint: Path) -> None:
+    with served(checkpoint, ["--time-limit", "0"]) as running:
+        status, answer = running.post("/v1/completions", {"prompt": "x", "max_tokens": 100})
+        assert (status, answer["error"]["code"]) == (504, "timeout")
+        assert running.call("GET", "/health")[0] == 200
+
+
+def test_a_full_queue_is_said(checkpoint: Path) -> None:
+    with served(checkpoint, ["--places", "1", "--queue", "0"]) as running:
+        status, answer = running.post("/v1/completions", {"prompt": "x", "max_tokens": 2})
+        assert (status, answer["error"]["code"]) == (503, "overloaded")
+
+
+def test_a_template_that_fails_is_400(checkpoint: Path, opened: Session) -> None:
+    """A foreign template that raises, or reaches for Python, is a sentence and not a crash."""
+    from fastapi.testclient import TestClient
+
+    from loom.serve.api import Served, create_app
+    from loom.serve.conversation import conversation
+    from loom.serve.engine import Engine
+
+    for template in ("{{ nothing.at.all }}", "{{ ''.__class__.__mro__ }}", "{{ raise_exception('no') }}"):
+        with Engine(opened.decoder, opened.tokenizer, places=1) as engine:
+            served_model = Served(NAME, engine, conversation(opened.tokenizer, template), Limits())
+            client = TestClient(create_app(served_model))
+            answer = client.post("/v1/chat/completions", json={"messages": QUESTION})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == "messages"
+
+
+def test_metrics_count_what_was_done(server: Running) -> None:
+    before = {name: _metric(server, f"loom_{name}_total") for name in ("requests", "finished", "tokens")}
+    _, answer = server.post("/v1/completions", {"prompt": "def", "max_tokens": 7, "temperature": 0})
+    after = {name: _metric(server, f"loom_{name}_total") for name in before}
+    made = answer["usage"]["completion_tokens"]
+    assert {name: after[name] - before[name] for name in before} == {
+        "requests": 1,
+        "finished": 1,
+        "tokens": made,
+    }
+    assert _metric(server, "loom_running") == 0
 
 
 def test_a_key_is_needed_where_one_is_set(checkpoint: Path) -> None:

@@ -29,6 +29,9 @@ def run(
     body_limit: Annotated[int, typer.Option(help="Largest request body in bytes.")] = 4_000_000,
     token_limit: Annotated[int, typer.Option(help="Most new tokens of one answer.")] = 4096,
     time_limit: Annotated[float, typer.Option(help="Most seconds of one answer.")] = 600.0,
+    patience: Annotated[
+        float, typer.Option(help="Seconds in which a request must come, and what is sent must be read.")
+    ] = 30.0,
 ) -> None:
     """Serve a model: OpenAI-compatible API under /v1, a chat page at /.
 
@@ -37,5 +40,12 @@ def run(
     from loom.serve.limits import Limits
     from loom.serve.server import Serve, serve
 
-    limits = Limits(body=body_limit, new_tokens=token_limit, request_seconds=time_limit)
+    limits = Limits(
+        body=body_limit,
+        head_seconds=patience,
+        body_seconds=patience,
+        send_seconds=2 * patience,
+        new_tokens=token_limit,
+        request_seconds=time_limit,
+    )
     serve(Serve(model, host, port, name, dtype, places, queue, key, index, run_folder, limits))

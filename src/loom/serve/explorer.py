@@ -5,6 +5,8 @@
 /trace?text= where a text stands in the training tokens
 /find?q=     documents by phrase
 /document?   a document as the model read it, its rules, its steps
+/corpus      the corpora behind the run, their files, a page of documents
+/look?       a document of a corpus as it came in, what its attributes mark, its fate
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import jinja2
 import loom
 from loom.artifact import MANIFEST, Lineage, lineage, load
 from loom.errors import LoomError
+from loom.serve.browse import Corpora
 from loom.trace.corpus import look_up
 from loom.trace.inspect import inspect_step
 from loom.trace.page import pieces
@@ -54,6 +57,16 @@ class Explorer:
                 "There is no index beside this run: make one with loom index, and name it with --index."
             )
         return open_index(self.index_path)
+
+    @cached_property
+    def corpora(self) -> Corpora:
+        return Corpora(lineage(newest_checkpoint(self.run)))
+
+    def corpus(self, query: Mapping[str, str]) -> dict[str, Any]:
+        return self.corpora.listing(query)
+
+    def look(self, query: Mapping[str, str]) -> dict[str, Any]:
+        return self.corpora.look(query) | {"query": query}
 
     @cached_property
     def reading(self) -> Reading:
@@ -120,6 +133,8 @@ class Explorer:
             "/trace": self.trace,
             "/find": self.find,
             "/document": self.document,
+            "/corpus": self.corpus,
+            "/look": self.look,
         }
         view = views.get(parts.path)
         if view is None:

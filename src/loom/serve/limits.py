@@ -28,6 +28,7 @@ class Limits:
     token: str | None = None
     loopback: bool = True
     body: int = 4_000_000
+    head_seconds: float = 30.0
     body_seconds: float = 30.0
     send_seconds: float = 60.0
     request_seconds: float = 600.0

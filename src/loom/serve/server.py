@@ -20,6 +20,7 @@ from loom.serve.complete import open_session
 from loom.serve.conversation import conversation
 from loom.serve.engine import Engine
 from loom.serve.limits import Limits
+from loom.serve.patience import patient
 from loom.serve.thread import Tracer, tracer
 from loom.train.opening import chat_template, model_folder
 
@@ -71,6 +72,7 @@ def serve(recipe: Serve) -> None:
             app,
             host=recipe.host,
             port=recipe.port,
+            http=patient(recipe.limits.head_seconds),
             log_level="warning",
             access_log=False,
             server_header=False,
