@@ -1,6 +1,8 @@
 """A run in a process of its own, for tests that kill it.
 
-python -m tests.train.killed CONFIG.pickle OUT
+python -m tests.train.killed PICKLE OUT
+
+The pickle holds the recipe, or the recipe and the table of its SFT or DPO folder.
 """
 
 import pickle
@@ -10,4 +12,6 @@ from pathlib import Path
 from loom.train.loop import train
 
 if __name__ == "__main__":
-    train(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]))
+    given = pickle.loads(Path(sys.argv[1]).read_bytes())
+    config, table = given if isinstance(given, tuple) else (given, None)
+    train(config, Path(sys.argv[2]), documents=table)

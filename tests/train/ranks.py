@@ -12,7 +12,8 @@ from loom.train.config import RunConfig
 from loom.train.loop import train
 
 
-def _rank(rank: int, ranks: int, port: int, config: RunConfig, out: Path) -> None:
+def set_rank(rank: int, ranks: int, port: int) -> None:
+    """What torchrun tells a rank."""
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -21,6 +22,10 @@ def _rank(rank: int, ranks: int, port: int, config: RunConfig, out: Path) -> Non
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+
+
+def _rank(rank: int, ranks: int, port: int, config: RunConfig, out: Path) -> None:
+    set_rank(rank, ranks, port)
     train(config, out)
 
 

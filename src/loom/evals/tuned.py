@@ -115,7 +115,7 @@ def preferences(subject: Subject, folder: Path) -> Found:
     if not fitting:
         raise LoomError(f"{folder} has no held-out pairs that fit: `loom prepare dpo --held-out N`.")
     rows = [
-        tree([Scored(side.ids, _trained(side), 2 * index + at) for at, side in enumerate(pair)])
+        tree([Scored(_read(side), _trained(side), 2 * index + at) for at, side in enumerate(pair)])
         for index, pair in enumerate(fitting)
     ]
     logp = score_rows(subject.model, rows, 2 * len(fitting), device=subject.device).reshape(-1, 2)
@@ -135,8 +135,12 @@ def preferences(subject: Subject, folder: Path) -> Found:
 
 
 def _trained(side: Tuned) -> int:
-    """Trained tokens; in a pair they are the last ones."""
+    """Trained tokens; in a pair they are the last ones, but for the end of an answer that was cut."""
     return int(np.count_nonzero(side.weights[1:]))
+
+
+def _read(side: Tuned) -> NDArray[np.int64]:
+    return side.ids[: int(np.flatnonzero(side.weights)[-1]) + 1]
 
 
 def instructions(subject: Subject, folder: Path, max_new_tokens: int | None = None) -> Found:
