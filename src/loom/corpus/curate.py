@@ -29,10 +29,21 @@ from loom.artifact import (
     load,
     refer,
 )
-from loom.corpus import documents, expression, pieces, remote, tag
+from loom.corpus import documents, expression, keys, pieces, remote, tag
 from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
-from loom.corpus.mix import DUPLICATE_DOCUMENT, EMPTY, NOT_SAMPLED, dead_rows, mix_task, prepare_mix, sidecar
+from loom.corpus.mix import (
+    DUPLICATE_DOCUMENT,
+    DUPLICATE_ID,
+    DUPLICATE_KEY,
+    DUPLICATE_PARAGRAPH,
+    EMPTY,
+    NOT_SAMPLED,
+    dead_rows,
+    mix_task,
+    prepare_mix,
+    sidecar,
+)
 from loom.corpus.rules import Curate, replaced, source_files
 from loom.corpus.sampling import fraction
 from loom.corpus.tag import File
@@ -173,11 +184,13 @@ def _judge(
                     "remove": dict(rules.remove),
                     "share": recipe.sources[name].share,
                     "paragraphs": rules.paragraphs,
+                    "source": name,
+                    "unique": rules.unique,
                 },
             )
         )
     settings = {"dedupe": to_plain(recipe.dedupe), "seed": recipe.seed}
-    return engine.run(Operation("judge", 2, _judge_task, settings, threads=True), tasks, out, "judge")
+    return engine.run(Operation("judge", 3, _judge_task, settings, threads=True), tasks, out, "judge")
 
 
 def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
@@ -227,6 +240,8 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         out / task.outputs[0],
         verdict=verdict,
         documents=np.concatenate(prints),
+        by_id=keys.of_ids(batches, parameters["source"]),
+        by_key=keys.of_field(batches, parameters["unique"]),
         spans=np.concatenate(spans),
         paragraphs=np.concatenate([np.zeros((0, 2), np.uint64), *span_prints]),
         bytes=sizes,
@@ -246,23 +261,34 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
 def _duplicates(
     recipe: Curate, judged: Sequence[Finished], files: Sequence[File], out: Path, engine: Engine
 ) -> dict[str, list[Finished]]:
+    """Duplicates by rule: of ids, of a field that is to be unique, of texts, then of paragraphs in what is left."""
     inputs = tuple(Input(item.path, item.digest) for done in judged for item in done.outputs)
     verdicts = [done.task.outputs[0] for done in judged]
-    found: dict[str, list[Finished]] = {"documents": [], "paragraphs": []}
-    if recipe.dedupe.documents:
-        partitions = exact.partitions_for(sum(done.counters["documents"] for done in judged))
+    found: dict[str, list[Finished]] = {}
+    columns = {DUPLICATE_ID: "by_id"}
+    columns |= {DUPLICATE_KEY: "by_key"} if any(rules.unique for rules in recipe.rules.values()) else {}
+    columns |= {DUPLICATE_DOCUMENT: "documents"} if recipe.dedupe.documents else {}
+    partitions = exact.partitions_for(sum(done.counters["documents"] for done in judged))
+    for rule, column in columns.items():
+        before = [item for results in found.values() for done in results for item in done.outputs]
         tasks = [
             Task(
-                inputs,
-                (f"{WORK}/duplicate-documents-{p:04d}",),
-                {"judged": verdicts, "partition": p, "partitions": partitions},
+                (*inputs, *(Input(item.path, item.digest) for item in before)),
+                (f"{WORK}/{rule}-{p:04d}",),
+                {
+                    "judged": verdicts,
+                    "column": column,
+                    "dead": [item.path for item in before],
+                    "partition": p,
+                    "partitions": partitions,
+                },
             )
             for p in range(partitions)
         ]
-        operation = Operation("duplicate documents", 1, _duplicate_documents, threads=True)
-        found["documents"] = engine.run(operation, tasks, out, "duplicate documents")
+        operation = Operation("duplicate documents", 2, _duplicate_documents, threads=True)
+        found[rule] = engine.run(operation, tasks, out, rule.replace("_", " "))
     if recipe.dedupe.paragraphs:
-        before = [item for done in found["documents"] for item in done.outputs]
+        before = [item for results in found.values() for done in results for item in done.outputs]
         partitions = exact.partitions_for(sum(done.counters["paragraphs"] for done in judged))
         tasks = [
             Task(
@@ -278,16 +304,20 @@ def _duplicates(
             for p in range(partitions)
         ]
         operation = Operation("duplicate paragraphs", 1, _duplicate_paragraphs, threads=True)
-        found["paragraphs"] = engine.run(operation, tasks, out, "duplicate paragraphs")
+        found[DUPLICATE_PARAGRAPH] = engine.run(operation, tasks, out, "duplicate paragraphs")
     return found
 
 
 def _duplicate_documents(settings: Any, task: Task, out: Path) -> Done:
     parts, rows = [], []
-    for name in task.parameters["judged"]:
+    for index, name in enumerate(task.parameters["judged"]):
         judged = exact.mapped(out / name)
-        alive = np.flatnonzero(judged["verdict"] < 0)
-        parts.append(judged["documents"][alive])
+        prints = judged[task.parameters["column"]]
+        living = (judged["verdict"] < 0) & (prints != 0).any(axis=1) if len(prints) else np.zeros(0, bool)
+        if len(prints):
+            living[dead_rows(out, task.parameters["dead"], index)[:, 0]] = False
+        alive = np.flatnonzero(living)
+        parts.append(prints[alive])
         rows.append(alive)
     found = exact.duplicates(parts, task.parameters["partition"], task.parameters["partitions"])
     tables = {
@@ -330,7 +360,10 @@ def _mix(
     out: Path,
     engine: Engine,
 ) -> list[Finished]:
-    shared = [item for done in (*duplicates["documents"], *duplicates["paragraphs"]) for item in done.outputs]
+    tables = {rule: [item for done in found for item in done.outputs] for rule, found in duplicates.items()}
+    shared = [item for items in tables.values() for item in items]
+    paths = {rule: [item.path for item in items] for rule, items in tables.items()}
+    paragraphs = paths.pop(DUPLICATE_PARAGRAPH, [])
     held = [Input("held-out", digest_file(Path(recipe.decontaminate.path)))] if recipe.decontaminate else []
     tasks = []
     for index, (name, file, tags, verdict) in enumerate(zip(owners, files, tagged, judged, strict=True)):
@@ -359,8 +392,8 @@ def _mix(
                     "rules": [*rules.remove, NOT_SAMPLED],
                     "replace": dict(rules.replace),
                     "judged": verdict.task.outputs[0],
-                    "documents": [item.path for done in duplicates["documents"] for item in done.outputs],
-                    "paragraphs": [item.path for done in duplicates["paragraphs"] for item in done.outputs],
+                    "duplicates": paths,
+                    "paragraphs": paragraphs,
                     "fewest_characters": recipe.fewest_characters,
                     "keep_removed": recipe.keep_removed,
                     "share": recipe.sources[name].share,
@@ -369,7 +402,7 @@ def _mix(
             )
         )
     settings = {"questions": to_plain(recipe.decontaminate)}
-    operation = Operation("mix", 1, mix_task, settings, prepare_mix, threads=True)
+    operation = Operation("mix", 3, mix_task, settings, prepare_mix, threads=True)
     return engine.run(operation, tasks, out, "mix")
 
 
@@ -385,7 +418,14 @@ def _count(
         here = [index for index, owner in enumerate(owners) if owner == name]
         before = sum_counters([judged[index].counters for index in here])
         after = sum_counters([mixed[index].counters for index in here])
-        rules = [*recipe.rules[recipe.sources[name].rules].remove, NOT_SAMPLED, DUPLICATE_DOCUMENT, EMPTY]
+        rules = [
+            *recipe.rules[recipe.sources[name].rules].remove,
+            NOT_SAMPLED,
+            DUPLICATE_ID,
+            DUPLICATE_KEY,
+            DUPLICATE_DOCUMENT,
+            EMPTY,
+        ]
         sources[name] = {
             "documents_in": before["documents"],
             "bytes_in": before["bytes"],

@@ -25,7 +25,8 @@ from loom.engine import Done, Task
 from loom.errors import LoomError
 from loom.recipe import nearest
 
-NOT_SAMPLED, DUPLICATE_DOCUMENT, EMPTY = "not_sampled", "duplicate_document", "nothing_left"
+NOT_SAMPLED, EMPTY = "not_sampled", "nothing_left"
+DUPLICATE_ID, DUPLICATE_KEY, DUPLICATE_DOCUMENT = "duplicate_id", "duplicate_key", "duplicate_document"
 DUPLICATE_PARAGRAPH, HELD_OUT = "duplicate_paragraph", "held_out"
 
 
@@ -97,9 +98,10 @@ def mix_task(held: Any, task: Task, out: Path) -> Done:
     judged = exact.load(out / parameters["judged"])
     fate: list[str | None] = [None if v < 0 else parameters["rules"][v] for v in judged["verdict"].tolist()]
     survivors: dict[int, tuple[int, int]] = {}
-    for row, other, place in dead_rows(out, parameters["documents"], parameters["index"]).tolist():
-        fate[row] = DUPLICATE_DOCUMENT
-        survivors[row] = (other, place)
+    for rule, names in parameters["duplicates"].items():
+        for row, other, place in dead_rows(out, names, parameters["index"]).tolist():
+            fate[row] = rule
+            survivors[row] = (other, place)
     edits = _edits(held, parameters, batches, ids, judged, out)
     counters: dict[str, Any] = {
         "removed": {}, "removed_bytes": {}, "masked": {}, "cut": {}, "held_out_hits": 0,

@@ -27,6 +27,7 @@ class Rules:
     remove: Mapping[str, str] = field(default_factory=dict)
     replace: Mapping[str, str] = field(default_factory=dict)
     paragraphs: bool = True  # look for duplicate paragraphs
+    unique: str = ""  # a field that no two documents may share: metadata.url
 
 
 LEAST_SCORE = 0.5  # of a span that is replaced

@@ -12,7 +12,7 @@ import re
 import threading
 import tokenize
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ LANGUAGES = {
     "html": "html htm htmlhl xht xhtml",
 }
 LANGUAGE_OF = {extension: name for name, found in LANGUAGES.items() for extension in found.split()}
+LEFT_OUT = {"assembly", "csv", "json", "json5", "jsonld", "jsoniq", "svg"}
 NO_OPINION = 0.5  # Dolma's value for languages whose comments it does not measure
 FEWEST_SHOWN = 100  # code points of an HTML page's text, else its ratio is 0
 _settings_lock = threading.Lock()  # detect-secrets keeps its plugins in a global
@@ -181,9 +182,11 @@ def _shown(page: str) -> float:
     return len(text) / len(page) * (len(text) > FEWEST_SHOWN)
 
 
-@tagger("code_secrets_v1", spans="spans, document", source="Dolma 1.2")
-def code_secrets_v1() -> Tagger:
-    """Keys and passwords as detect-secrets finds them, `SECRET_<kind>`; `doc`: secrets a word."""
+Find = Callable[[str], list[tuple[str, int, int]]]
+
+
+def _secrets() -> tuple[list[str], Find]:
+    """The kinds of secrets there are, and a function that finds them: (kind, start, end) in code points."""
     try:
         from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
         from detect_secrets.core.scan import _process_line_based_plugins
@@ -192,9 +195,7 @@ def code_secrets_v1() -> Tagger:
     except ImportError as error:
         raise _missing(error) from None
 
-    kinds = [f"SECRET_{kind.replace(' ', '_')}" for kind in get_mapping_from_secret_type_to_class()]
-
-    def found_in(text: str) -> list[tuple[str, int, int]]:
+    def find(text: str) -> list[tuple[str, int, int]]:
         lines = text.splitlines()
         secrets = SecretsCollection()
         with _settings_lock, default_settings():
@@ -204,20 +205,62 @@ def code_secrets_v1() -> Tagger:
         for _, secret in secrets:
             line, value = lines[secret.line_number - 1], secret.secret_value or ""
             start = text.find(line) + line.find(value)
-            spans.append((f"SECRET_{secret.type.replace(' ', '_')}", start, start + len(value)))
+            spans.append((_kind(secret.type), start, start + len(value)))
         return spans
+
+    return [_kind(name) for name in get_mapping_from_secret_type_to_class()], find
+
+
+def _kind(name: str) -> str:
+    return f"SECRET_{name.replace(' ', '_')}"
+
+
+@tagger("code_secrets_v1", spans="spans, document", source="Dolma 1.2")
+def code_secrets_v1() -> Tagger:
+    """Keys and passwords as detect-secrets finds them, `SECRET_<kind>`; `doc`: secrets a word."""
+    kinds, find = _secrets()
 
     def tag(texts: Texts) -> Mapping[str, Spans]:
         out: dict[str, list[Any]] = {kind: [None] * len(texts) for kind in kinds}
         shares = np.zeros(len(texts))
         for row, text in enumerate(texts.strings):
-            spans = found_in(text)
+            spans = find(text)
             for kind, start, end in spans:
-                column = out.setdefault(kind, [None] * len(texts))
-                column[row] = [*(column[row] or []), (start, end, 1.0)]
+                out[kind][row] = [*(out[kind][row] or []), (start, end, 1.0)]
             words = len(text.split())
             shares[row] = len(spans) / words if words else -1.0
         keyed = {kind: from_lists(out[kind]) for kind in sorted(out)}
         return {**keyed, "doc": whole(texts.lengths, shares)}
+
+    return tag
+
+
+@tagger("code_secrets_v2", spans="spans", source="Loom")
+def code_secrets_v2() -> Tagger:
+    """`secret`: every place where a secret that detect-secrets finds stands, of whatever kind."""
+    _, find = _secrets()
+
+    def everywhere(text: str) -> list[tuple[int, int, float]]:
+        values = {text[start:end] for _, start, end in find(text)} - {""}
+        return sorted(
+            (m.start(), m.end(), 1.0) for value in values for m in re.finditer(re.escape(value), text)
+        )
+
+    def tag(texts: Texts) -> Mapping[str, Spans]:
+        return {"secret": from_lists([everywhere(text) or None for text in texts.strings])}
+
+    return tag
+
+
+@tagger("stack_left_out_v1", spans="document", source="Dolma's data sheet")
+def stack_left_out_v1() -> Tagger:
+    """`language`: the file is in a language that Dolma leaves out of the Stack: assembly, csv, json, svg."""
+
+    def tag(texts: Texts) -> Mapping[str, Spans]:
+        metadata = (
+            orjson.loads(raw) if raw else {} for raw in texts.batch.table.column("metadata").to_pylist()
+        )
+        named = [str(known.get("language") or known.get("lang") or "").lower() for known in metadata]
+        return {"language": whole(texts.lengths, 1.0, np.array([name in LEFT_OUT for name in named], bool))}
 
     return tag

@@ -40,6 +40,7 @@ CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 POLICY = (
     "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies",
 )  # fmt: skip
+SENTENCE_END = (".", "?", "!", '"', "'")
 LONGEST_WORD = 1000
 SAMPLE = "A text that has every value, since it has enough words for every length of n-gram.\n"
 SHORT_LINE = 30  # code points
@@ -235,8 +236,18 @@ def c4_datatrove_v1() -> Tagger:
     `has_lorem_ipsum` and `has_curly_brace` are of the first line that says so.
     """
 
+    return _c4(any_ending=False)
+
+
+@tagger("c4_fineweb_v1", spans="lines, spans, document", source="datatrove 0.10")
+def c4_fineweb_v1() -> Tagger:
+    """The same as FineWeb asks for it: a line may end in anything."""
+    return _c4(any_ending=True)
+
+
+def _c4(any_ending: bool) -> Tagger:
     def tag(texts: Texts) -> Mapping[str, Spans]:
-        rows = [c4_lines(text) for text in texts.strings]
+        rows = [c4_lines(text, any_ending) for text in texts.strings]
         flags = {
             key: whole(texts.lengths, 1.0, np.array([row[2] == key for row in rows], bool))
             for key in ("has_lorem_ipsum", "has_curly_brace")
@@ -254,7 +265,7 @@ def c4_datatrove_v1() -> Tagger:
 Span = tuple[int, int, float]
 
 
-def c4_lines(text: str) -> tuple[list[Span], list[Span], str, int]:
+def c4_lines(text: str, any_ending: bool = False) -> tuple[list[Span], list[Span], str, int]:
     """(lines to cut, citations in those that stay, why the document goes, sentences) by datatrove's C4 filter."""
     removed: list[Span] = []
     citations: list[Span] = []
@@ -267,8 +278,7 @@ def c4_lines(text: str) -> tuple[list[Span], list[Span], str, int]:
         lower = line.lower()
         keep = (
             all(len(word) <= LONGEST_WORD for word in tokens)
-            and line.endswith((".", "?", "!", '"', "'"))
-            and not line.endswith("...")
+            and (any_ending or (line.endswith(SENTENCE_END) and not line.endswith("...")))
             and len(tokens) >= 3
         )
         if keep and "lorem ipsum" in lower:

@@ -136,3 +136,14 @@ def whitespace_tokenizer_v1() -> Tagger:
 def whitespace_tokenizer_with_paragraphs_v1() -> Tagger:
     """The same by paragraph; `document` is the paragraphs' sum."""
     return _by_paragraph(gaps, lambda _, scores: sum(scores))
+
+
+@tagger("unicode_words_v1", spans="document", source="Loom")
+def unicode_words_v1() -> Tagger:
+    """`document`: words and marks as UAX 29 parts them, near enough (Dolma's uniseg lengths are these)."""
+    from loom.corpus.words import count_words
+
+    def tag(texts: Texts) -> Mapping[str, Spans]:
+        return {"document": whole(texts.lengths, [float(count_words(text)) for text in texts.strings])}
+
+    return tag
