@@ -16,7 +16,7 @@ from loom.errors import LoomError
 from loom.model.config import ModelConfig
 
 Recompute = Literal["none", "selective", "full"]
-GB = 1e9
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,17 @@ def node(name: str) -> Node:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one rank, by part."""
+    """Of one rank, by part, at the moment of a step when most is held."""
 
     weights: float
-    gradients: float
     optimizer: float
     gathered: float
-    """Whole bf16 weights in use, and a block's gradient on its way to its shards."""
+    """bf16 copies of the weights in use, whole; with shards also a block's gradient on its way to them."""
+    gradients: float
     activations: float
     loss: float
+    """Logits of a chunk and their softmax."""
+    moment: Literal["loss", "backward", "optimizer"]
 
     @property
     def total(self) -> float:
@@ -96,6 +98,20 @@ def activation_bytes(config: ModelConfig, recompute: Recompute, bf16: bool = Tru
     return norms + attention + size * 4 * w
 
 
+def held_parameters(config: ModelConfig, shards: int) -> int:
+    """Numbers of the fullest of `shards` ranks: FSDP parts every tensor by rows, so the first get more."""
+    d, kv, w = config.d_model, config.kv_width, config.mlp_width
+    block = [(d, d), (kv, d), (kv, d), (d, d), (w, d), (w, d), (d, w)]
+    if config.norm == "rmsnorm":
+        block += [(d, 1), (d, 1)]
+    if config.qk_norm:
+        block += [(d, 1), (kv, 1)]
+    rest = [(config.vocab_size, d)] * (1 if config.tied else 2)
+    if config.norm == "rmsnorm":
+        rest.append((d, 1))
+    return sum(-(-rows // shards) * columns for rows, columns in block * config.n_layers + rest)
+
+
 def memory(
     config: ModelConfig,
     *,
@@ -103,38 +119,57 @@ def memory(
     shards: int = 1,
     recompute: Recompute = "none",
     bf16: bool = True,
-    chunk: int = 1 << 29,
+    device: Literal["cuda", "cpu"] = "cuda",
 ) -> Memory:
     """A rank's memory for a micro-batch of `tokens`, weights sharded `shards` ways (1: not at all).
 
-    `chunk` is the number of logits the loss holds at a time (`loss.chunk_tokens`).
+    Three moments compete: the loss (all activations, a chunk's logits), the first block's backward (all
+    activations, the block's own again if it is recomputed, its slopes) and the end (all gradients).
     """
-    parameters = config.parameters
-    block = config.d_model * (2 * config.d_model + 2 * config.kv_width + 3 * config.mlp_width)
-    rest = config.vocab_size * config.d_model * (1 if config.tied else 2)
     size = 2 if bf16 else 4
+    d, length = config.d_model, config.context_length
+    matrix = 4 * config.vocab_size * d  # the output matrix's gradient, there from the loss on
+    block = d * (2 * d + 2 * config.kv_width + 3 * config.mlp_width)
+    rest = config.vocab_size * d * (1 if config.tied else 2)
+    held = held_parameters(config, shards)
     if shards > 1:
         # The root's matrices stay gathered; one block computes, the next is on its way, one is reduced.
         gathered = float(size * (rest + 2 * block)) + size * max(block, rest) + 4 * max(block, rest)
     else:
         # Without sharding products cast their weight; autograd keeps the casts until backward.
-        gathered = float(size * (parameters if bf16 else 0))
-    per_layer = activation_bytes(config, recompute, bf16) * tokens
-    activations = config.n_layers * per_layer
-    if recompute != "none":
-        activations += activation_bytes(config, "none", bf16) * tokens
+        gathered = float(size * (config.parameters if bf16 else 0))
+    whole = activation_bytes(config, "none", bf16)
+    layer = activation_bytes(config, recompute, bf16)
+    if device == "cpu":
+        # Training attention keeps its probabilities, blocks of 128 queries over the keys up to them.
+        probabilities = size * config.n_heads * (length + min(length, 128)) / 2
+        whole += probabilities
+        layer += probabilities if recompute == "none" else -size * d if recompute == "selective" else 0
     # Beside the layers: the final norm, hidden states and their gradient.
-    activations += tokens * config.d_model * (4 + 2 * size)
-    logits = min(tokens * config.vocab_size, chunk)
-    loss = logits * (size + 4 + 4) + 4 * config.vocab_size * config.d_model
-    return Memory(
-        4 * parameters / shards,
-        4 * parameters / shards,
-        8 * parameters / shards,
-        gathered,
-        activations,
-        loss,
-    )
+    kept = tokens * (config.n_layers * layer + d * (4 + 2 * size))
+    again = 0 if recompute == "none" else tokens * whole
+    if recompute == "selective":
+        again -= tokens * size * (d + 2 * config.kv_width + 2 * config.mlp_width)  # these were kept
+    slopes = tokens * size * 2 * config.mlp_width  # of gate and up
+    values = 1 << (29 if device == "cuda" else 26)
+    rows = max(64, min(tokens, 1 << ((values // config.vocab_size).bit_length() - 1)))
+    logits = rows * config.vocab_size
+    piece = min(logits, 1 << 20) if device == "cpu" else logits
+    # Its softmax in float32, that of the piece before, and on a CPU the logits in float32.
+    copies = (1 if piece == tokens * config.vocab_size else 2) + (1 if bf16 and device == "cpu" else 0)
+    moments: dict[Literal["loss", "backward", "optimizer"], tuple[float, float, float]] = {
+        "loss": (matrix, kept, size * logits + 4 * copies * piece),
+        "backward": (matrix, kept + again + slopes, 0.0),
+        "optimizer": (4 * held, matrix, 0.0),  # the embedding's gradient as it is added
+    }
+    if shards > 1:
+        moments = {name: (4 * held, parts[1], parts[2]) for name, parts in moments.items()}
+        moments["loss"] = (4 * held, kept, moments["loss"][2] + matrix)
+    moment = max(moments, key=lambda name: sum(moments[name]) - (gathered if name == "optimizer" else 0))
+    gradients, activations, loss = moments[moment]
+    if moment == "optimizer":
+        gathered = 0.0
+    return Memory(4 * held, 8 * held, gathered, gradients, activations, loss, moment)
 
 
 @dataclass(frozen=True)
@@ -149,6 +184,8 @@ class Plan:
     micro_batch: int
     recompute: Recompute
     memory: Memory
+    modes: Mapping[Recompute, Memory]
+    """The same micro-batch under every checkpointing mode."""
     capacity: float
     batch_tokens: int
     steps: int
@@ -164,7 +201,11 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.memory.total <= 0.92 * self.capacity  # the rest: kernels, buffers, fragmentation
+        return fits(self.memory, self.capacity)
+
+
+def fits(memory: Memory, capacity: float) -> bool:
+    return memory.total <= 0.92 * capacity  # the rest: kernels, buffers, fragmentation
 
 
 def plan(
@@ -184,8 +225,9 @@ def plan(
 ) -> Plan:
     """Choose what is left open so that it fits: first the least recomputing, then the largest micro-batch.
 
-    tokens: of the whole run. Energy is device power times time times `pue`, the site's overhead. Raises
-    `LoomError` when nothing fits, or when a batch has fewer instances than there are ranks.
+    tokens: of the whole run. Energy is device power times time times `pue`, the site's overhead. Where
+    nothing fits, `fits` is false of what needs least. Raises `LoomError` when a batch has fewer instances
+    than there are ranks.
     """
     machine = node(kind)
     ranks = nodes * machine.ranks
@@ -200,7 +242,7 @@ def plan(
     if ranks % replicas:
         raise LoomError(f"{replicas} replicas do not divide {ranks:,} ranks: choose a divisor.")
     shards = ranks // replicas
-    modes: tuple[Recompute, ...] = (recompute,) if recompute else ("none", "selective", "full")
+    modes = (recompute,) if recompute else RECOMPUTE
     sizes = (
         (micro_batch,) if micro_batch else tuple(2**i for i in range(6, -1, -1) if 2**i <= instances // ranks)
     )
@@ -209,15 +251,17 @@ def plan(
         for mode in modes
         for size in sizes
     ]
-    fitting = [c for c in candidates if c[2].total <= 0.92 * machine.memory]
+    fitting = [c for c in candidates if fits(c[2], machine.memory)]
     mode, size, needed = (fitting or candidates[-1:])[0]
     flops = config.flops_per_token(length)
     step_seconds = flops * batch_tokens / (ranks * machine.peak * mfu)
     steps = -(-int(tokens) // batch_tokens)
     micro_steps = -(-instances // (ranks * size))
     # bf16 weights gathered for forward and backward, float32 gradients reduced, each micro-batch.
-    moved = micro_steps * (2 + 2 + 4) * config.parameters * (shards - 1) / shards
-    moved += 2 * 4 * config.parameters / shards * (replicas - 1) / replicas
+    sharding = micro_steps * (2 + 2 + 4) * config.parameters * (shards - 1) / shards
+    copies = 2 * 4 * config.parameters / shards * (replicas - 1) / replicas
+    # A ring leaves a node once however many ranks it has; rings among copies are one a rank.
+    leaving = (sharding if shards > machine.ranks else 0.0) + copies * machine.ranks
     seconds = steps * step_seconds
     hours = seconds / 3600 * ranks
     return Plan(
@@ -229,12 +273,13 @@ def plan(
         size,
         mode,
         needed,
+        {m: memory(config, tokens=size * length, shards=shards, recompute=m) for m in RECOMPUTE},
         machine.memory,
         batch_tokens,
         steps,
         step_seconds,
-        moved,
-        moved * machine.ranks / machine.network if nodes > 1 else 0.0,
+        sharding + copies,
+        leaving / machine.network if nodes > 1 else 0.0,
         seconds / 86_400,
         hours,
         hours * machine.watts / 1000 * pue,
