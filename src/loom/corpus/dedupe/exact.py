@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loom.artifact import atomic_write
+from loom.errors import LoomError
 
 Prints = npt.NDArray[np.uint64]
 ENTRIES = 1 << 25  # entries a partition should hold: about 2 GB
@@ -32,41 +33,67 @@ def partition_of(prints: Prints, partitions: int) -> npt.NDArray[np.int64]:
     return (prints[:, 1] >> np.uint64(40)).astype(np.int64) & (partitions - 1)
 
 
+ENTRY = np.dtype([("name", "S40"), ("kind", "S8"), ("shape", "<i8", 4), ("axes", "<i8"), ("start", "<i8")])
+TRAILER = 16  # bytes at the end: how many arrays, and MAGIC
+MAGIC = b"LOOMARR1"
+
+
 def save(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    """Arrays in one file, without times, atomically."""
+    """Arrays in one file, without times, atomically; a table at its end says where each one is."""
+    entries = np.zeros(len(arrays), ENTRY)
+    at = 0
     with atomic_write(path) as stream:
-        for name in sorted(arrays):
-            header = f"{name} {arrays[name].dtype.str} {' '.join(map(str, arrays[name].shape))}\n"
-            stream.write(header.encode())
-            stream.write(np.ascontiguousarray(arrays[name]).tobytes())
+        for number, name in enumerate(sorted(arrays, key=str.encode)):
+            array = np.ascontiguousarray(arrays[name])
+            if len(name) > ENTRY["name"].itemsize or array.ndim > 4:
+                raise ValueError(f"{name!r}: names have up to 40 letters, arrays up to four axes")
+            shape = (*array.shape, *([0] * (4 - array.ndim)))
+            entries[number] = (name.encode(), array.dtype.str.encode(), shape, array.ndim, at)
+            data = array.tobytes()
+            padding = -len(data) % 8
+            stream.write(data + b"\0" * padding)
+            at += len(data) + padding
+        stream.write(entries.tobytes() + len(arrays).to_bytes(8, "little") + MAGIC)
 
 
-def load(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """What `save` wrote."""
-    out = {}
+def _table(path: Path) -> npt.NDArray[Any]:
+    size = path.stat().st_size
     with open(path, "rb") as stream:
-        while header := stream.readline():
-            name, kind, *shape = header.decode().split()
-            dtype = np.dtype(kind)
-            sizes = tuple(map(int, shape))
-            data = stream.read(int(np.prod(sizes)) * dtype.itemsize)
-            out[name] = np.frombuffer(data, dtype).reshape(sizes)
-    return out
+        stream.seek(max(0, size - TRAILER))
+        trailer = stream.read()
+    if trailer[8:] != MAGIC:
+        raise LoomError(
+            f"{path} is cut short or no work file of Loom's. Remove it and run the command again."
+        )
+    count = int.from_bytes(trailer[:8], "little")
+    if not count:
+        return np.zeros(0, ENTRY)
+    return np.memmap(path, ENTRY, "r", size - TRAILER - count * ENTRY.itemsize, (count,))
+
+
+def _array(path: Path, entry: Any) -> npt.NDArray[Any]:
+    dtype = np.dtype(entry["kind"].decode())
+    shape = tuple(entry["shape"][: entry["axes"]].tolist())
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, "r", int(entry["start"]), shape)
 
 
 def mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
     """What `save` wrote, mapped: only what is looked at is read."""
-    out = {}
-    with open(path, "rb") as stream:
-        while header := stream.readline():
-            name, kind, *shape = header.decode().split()
-            dtype, sizes = np.dtype(kind), tuple(map(int, shape))
-            count, start = int(np.prod(sizes)), stream.tell()
-            out[name] = (
-                np.memmap(path, dtype, "r", start, sizes) if count else np.zeros(sizes, dtype)
-            )  # fmt: skip
-            stream.seek(start + count * dtype.itemsize)
-    return out
+    return {entry["name"].decode(): _array(path, entry) for entry in _table(path)}
+
+
+def one(path: Path, name: str) -> npt.NDArray[Any] | None:
+    """One of the arrays, mapped, found by bisection: nothing else of the file is read. None if not there."""
+    table = _table(path)
+    at = int(np.searchsorted(table["name"], name.encode()))
+    return _array(path, table[at]) if at < table.size and table["name"][at] == name.encode() else None
+
+
+def load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """What `save` wrote, in memory."""
+    return {name: np.array(array) for name, array in mapped(path).items()}
 
 
 def duplicates(prints: Sequence[Prints], partition: int, partitions: int) -> list[npt.NDArray[np.int64]]:
