@@ -347,13 +347,15 @@ def export_speed(shape: str, tokenizer_file: Path, folder: Path) -> dict[str, An
             os.fsync(target.fileno())
     copies = time.perf_counter() - begun
     program = (
-        "import json, resource, sys, time; from pathlib import Path; import loom.release.export as e; "
-        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; begun = time.perf_counter(); "
+        "import json, sys, time; from pathlib import Path; import loom.release.export as e\n"
+        "def peak():\n    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return int(next(l for l in lines if l.startswith('VmHWM')).split()[1])\n"
+        "base = peak(); begun = time.perf_counter(); "
         "found = {}; real = e.check\n"
         "def check(*a):\n    found['check'] = real(*a); return found['check']\n"
         "e.check = check; e.export(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "print(json.dumps([time.perf_counter() - begun, found['check'].seconds, base, "
-        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"
+        "peak()]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(folder / "model"), str(folder / "export")],

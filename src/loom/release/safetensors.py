@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -95,11 +96,13 @@ def write(path: Path, entries: Sequence[Entry], read: Callable[[str], Tensor]) -
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)  # data begin at a multiple of eight
     quick, strong = xxhash.xxh3_128(), hashlib.sha256()
-    with atomic_write(path) as stream:
+    # Digests are taken on another core while the chunk is written.
+    with atomic_write(path) as stream, ThreadPoolExecutor(1) as aside:
         for chunk in _chunks(head, entries, read):
+            hashed = aside.submit(strong.update, chunk)
             stream.write(chunk)
             quick.update(chunk)
-            strong.update(chunk)
+            hashed.result()
     return Written(path.name, 8 + len(head) + offset, quick.hexdigest(), strong.hexdigest())
 
 
