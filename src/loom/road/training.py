@@ -16,6 +16,7 @@ from loom.artifact import MANIFEST, atomic_write, load
 from loom.console import Progress, console
 from loom.errors import LoomError
 from loom.recipe import dump_yaml
+from loom.road.tracking import trackers
 from loom.train.callbacks import Callback, Evaluate, Record, RunInfo
 from loom.train.config import RunConfig
 from loom.train.documents import DocumentTable
@@ -55,7 +56,11 @@ def run_training(
         documents = read_document_table(Path(folder))
     with console.progress(name, total=config.train.steps) as progress:
         return train(
-            config, out, documents=documents, callbacks=(_Line(progress), *callbacks), evaluate=evaluate
+            config,
+            out,
+            documents=documents,
+            callbacks=(_Line(progress), *trackers(config.train.track), *callbacks),
+            evaluate=evaluate,
         )
 
 
@@ -83,7 +88,7 @@ def read_document_table(folder: Path) -> DocumentTable:
 
 
 class _Line(Callback):
-    """The live line: step, loss, learning rate, tokens a second, the last evaluation."""
+    """The live line: loss, learning rate, gradient norm, speed, waiting for data, the last evaluation."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.evaluated = progress, ""
@@ -91,13 +96,17 @@ class _Line(Callback):
     def on_start(self, run: RunInfo) -> None:
         for note in run.notes:
             console.say(f"{run.out.name}: {note}")
+        if run.utilisation:
+            console.say(f"{run.out.name}: {run.utilisation}")
         self.progress.update(run.first_step - 1)
 
     def on_step(self, record: Record) -> None:
-        parts = [f"loss {record['loss']:.3f}", f"lr {record['lr']:.2g}"]
+        parts = [f"loss {record['loss']:.3f}", f"lr {record['lr']:.2g}", f"|g| {record['grad_norm']:.2g}"]
         if "accuracy" in record:
             parts.append(f"accuracy {record['accuracy']:.2f}")
         parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+        parts.append(f"MFU {float(record['mfu']):.0%}" if "mfu" in record else "MFU n/a")
+        parts.append(f"waits {float(record['data_wait']):.1%}")
         if self.evaluated:
             parts.append(self.evaluated)
         self.progress.update(float(record["step"]), "  ".join(parts))

@@ -34,6 +34,8 @@ class RunInfo:
     ranks: int
     device: str
     notes: Sequence[str]
+    utilisation: str = ""
+    """How model FLOPs utilisation is reckoned here, or why it is not."""
 
 
 class Callback:

@@ -134,6 +134,12 @@ class TrainConfig:
     """Write checkpoints while training goes on."""
     eval_every: int = 1000
     log_every: int = 10
+    norms_every: int | None = None
+    """Log the norms of every weight, gradient, Adam moment and block's output at multiples of this many steps."""
+    profile: tuple[int, int] | None = None
+    """Record steps first to last, both included, with torch's profiler into the run's folder."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Send what is logged there too; metrics.jsonl is always written."""
     threads: int | None = None
     """CPU threads; None is torch's choice."""
 
@@ -194,6 +200,12 @@ class RunConfig:
         for name, value in positive.items():
             if value < 1:
                 raise LoomError(f"{name} is {value}; it must be at least 1.")
+        if train.norms_every is not None and train.norms_every < 1:
+            raise LoomError(f"train.norms_every is {train.norms_every}; it must be at least 1, or null.")
+        if train.profile is not None and not 1 <= train.profile[0] <= train.profile[1]:
+            raise LoomError(
+                f"train.profile is {list(train.profile)}; give the first and the last step to record."
+            )
         if self.optimizer.learning_rate <= 0:
             raise LoomError(
                 f"optimizer.learning_rate is {self.optimizer.learning_rate}; it must be positive."

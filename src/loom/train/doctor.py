@@ -52,7 +52,8 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 def exact(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(d)) v in float64."""
     scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+    result: Tensor = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+    return result
 
 
 def outputs(run: Attend, tensors: list[Tensor], mask: Tensor | None, slope: Tensor) -> list[Tensor]:

@@ -31,12 +31,14 @@ from loom.train.checkpoint import (
     write_manifest,
 )
 from loom.train.config import RunConfig
+from loom.train.devices import device_name, peak_flops
 from loom.train.documents import DocumentTable
 from loom.train.loader import StepBatches, steps
 from loom.train.optimizer import clip_gradients
 from loom.train.parallel import accumulate, bare, start_world
 from loom.train.schedule import clip_limit, learning_rate
 from loom.train.start import Run, recipe_of, start
+from loom.train.watch import Profile, SpikeScore, gradient_norms, output_norms, state_norms
 
 
 def train(
@@ -83,6 +85,7 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
     info = RunInfo(
         out, config, run.card.model, run.step + 1, config.train.steps, run.data.instances,
         run.stages[-1].batch * run.sequence_length, world.size, str(world.device), run.notes,
+        utilisation(run)[1],
     )  # fmt: skip
     for callback in callbacks:
         callback.on_start(info)
@@ -97,11 +100,21 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
         rank=world.rank, ranks=world.size, micro_batch=micro,
     )  # fmt: skip
     log = _Log(run)
+    profiler = Profile(config.train.profile, out, world)
+    every = config.train.norms_every
     try:
         for batch in batches:
             step = batch.step
             logged = step % config.train.log_every == 0 or step in (1, config.train.steps)
-            sums = take_step(run, batch)
+            profiler.before(step)
+            if every is not None and step % every == 0:
+                logged = True
+                with output_norms(run.model, world) as norms:
+                    sums = take_step(run, batch, norms=True)
+                sums |= norms | state_norms(run.model, run.optimizer)
+            else:
+                sums = take_step(run, batch)
+            profiler.after(step)
             log.add(batch)
             if logged:
                 record = log.record(sums, step)
@@ -141,10 +154,11 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
     return last
 
 
-def take_step(run: Run, batch: StepBatches) -> dict[str, Tensor]:
+def take_step(run: Run, batch: StepBatches, norms: bool = False) -> dict[str, Tensor]:
     """One optimizer step. The sums of this step, over all ranks, divided by its denominator.
 
-    Every value is a scalar on the device; `grad_norm` is that before clipping.
+    Every value is a scalar on the device; `grad_norm` is that before clipping; `norms` asks for every
+    gradient's too.
     """
     config, world = run.config, run.world
     schedule = config.schedule
@@ -172,6 +186,8 @@ def take_step(run: Run, batch: StepBatches) -> dict[str, Tensor]:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    if norms:
+        result |= gradient_norms(run.model)
     result["grad_norm"] = clip_gradients(parameters, clip_limit(batch.step, config.optimizer))
     # Fused AdamW takes no step where this flag is 1, and the host need not know.
     run.optimizer.found_inf = run.guard.check(result["loss"], result["grad_norm"])  # type: ignore[attr-defined]
@@ -180,12 +196,30 @@ def take_step(run: Run, batch: StepBatches) -> dict[str, Tensor]:
     return result
 
 
+def utilisation(run: Run) -> tuple[float | None, str]:
+    """(model FLOPs utilisation for one token a second, its formula); None where the device's peak is not known."""
+    shape, length, name = run.card.model, run.sequence_length, device_name(run.world.device)
+    flops, peak = shape.flops_per_token(length), peak_flops(name)
+    formula = (
+        f"MFU = tokens/s x (6 N + 12 L d T) / peak; N = {shape.matmul_parameters:,} with the output matrix, L d T = "
+        f"{shape.n_layers} x {shape.d_model} x {length}, attention in full: {flops:.4g} FLOPs a token; "
+    )
+    if peak is None:
+        return None, formula + f"the peak of {name!r} is not known: MFU n/a"
+    ranks = run.world.size
+    return flops / (
+        peak * ranks
+    ), formula + f"peak {peak / 1e12:g} TFLOP/s of dense bf16 ({name}) x {ranks} ranks"
+
+
 class _Log:
     """Turns device scalars into records, and keeps the times between them."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.began = time.perf_counter()
+        self.flops_share = utilisation(run)[0]
+        self.spikes = SpikeScore()
         self.restart()
 
     def restart(self) -> None:
@@ -209,10 +243,13 @@ class _Log:
             "grad_norm": values.pop("grad_norm"),
             **values,
             "skipped_steps": int(run.guard.skipped),
+            "spike_score": self.spikes.add(float(sums["loss"])),
             "tokens_per_second": self.tokens / seconds,
             "data_wait": self.waited / seconds,
             "seconds": time.perf_counter() - self.began,
         }
+        if self.flops_share is not None:
+            record["mfu"] = self.tokens / seconds * self.flops_share
         self.restart()
         return record
 

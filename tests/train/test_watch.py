@@ -1,0 +1,118 @@
+"""What is logged besides losses is what a person would compute by hand, and changes no result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loom.errors import LoomError
+from loom.train import loop
+from loom.train.checkpoint import read_weights
+from loom.train.loop import train
+from loom.train.watch import SpikeScore
+
+from .test_loop import losses, recipe
+from .tokens import learnable, write_tokens
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    return write_tokens(tmp_path / "tokens", [learnable(4000, 64, 1)])
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_norms_are_those_of_the_tensors_and_leave_the_run_alone(tmp_path: Path, tokens: Path) -> None:
+    plain = train(recipe(tokens), tmp_path / "plain")
+    last = train(recipe(tokens, norms_every=4), tmp_path / "watched")
+    assert losses(tmp_path / "plain") == losses(tmp_path / "watched")
+    weights = read_weights(last)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in read_weights(plain).items())
+    found = lines(tmp_path / "watched")
+    assert [r["step"] for r in found if "norm/output/blocks.1" in r] == [4, 8, 12]
+    for name, tensor in weights.items():
+        assert found[-1][f"norm/weight/{name}"] == pytest.approx(float(tensor.norm()), rel=1e-5)
+    gradients = [value for key, value in found[-1].items() if key.startswith("norm/gradient/")]
+    assert sum(g * g for g in gradients) ** 0.5 == pytest.approx(found[-1]["grad_norm"], rel=1e-5)
+    assert {key.split("/")[1] for key in found[-1] if key.startswith("norm/")} == {
+        "weight", "gradient", "exp_avg", "exp_avg_sq", "output"
+    }  # fmt: skip
+
+
+def test_a_profile_is_written_for_its_steps(tmp_path: Path, tokens: Path) -> None:
+    train(recipe(tokens, steps=4, profile=(2, 3)), tmp_path / "run")
+    trace = json.loads((tmp_path / "run" / "profile" / "steps-2-3-rank-0.json").read_text())
+    assert any("adam" in str(event.get("name")).lower() for event in trace["traceEvents"])
+    with pytest.raises(LoomError, match="train.profile"):
+        recipe(tokens, profile=(3, 2))
+
+
+def test_utilisation_has_a_formula_and_is_not_guessed(tmp_path: Path, tokens: Path, monkeypatch) -> None:
+    train(recipe(tokens, steps=2), tmp_path / "run")
+    assert all("mfu" not in line and 0 <= line["data_wait"] <= 1 for line in lines(tmp_path / "run"))
+    monkeypatch.setattr(loop, "peak_flops", lambda name: 1e12)
+    train(recipe(tokens, steps=2), tmp_path / "known")
+    line = lines(tmp_path / "known")[-1]
+    d, width, rows, layers, length = 32, 64, 128, 2, 32
+    matrices = layers * (4 * d * d + 3 * d * width) + rows * d
+    flops = 6 * matrices + 12 * layers * d * length
+    assert line["mfu"] == pytest.approx(line["tokens_per_second"] * flops / 1e12)
+
+
+def test_spikes_are_counted() -> None:
+    score = SpikeScore()
+    generator = torch.Generator().manual_seed(1)
+    values = (3 + 0.01 * torch.randn(100, generator=generator)).tolist()
+    assert [score.add(value) for value in values][-1] == 0
+    assert score.add(4.0) == pytest.approx(1 / 85)
+
+
+def test_a_tracker_gets_what_is_logged(tmp_path: Path, tokens: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from loom.road.training import run_training
+
+    config = recipe(tokens, steps=6)
+    config = replace(config, train=replace(config.train, track=("tensorboard",)))
+    run_training(config, tmp_path / "run", evaluate=lambda model, step: {"heldout/loss": 2.5})
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(losses(tmp_path / "run"), rel=1e-6)
+    assert [e.step for e in events.Scalars("eval/heldout/loss")] == [6]
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_online_trackers_are_called_as_they_ask_to_be(
+    name, tmp_path: Path, tokens: Path, monkeypatch
+) -> None:
+    import sys
+    from types import ModuleType
+
+    from loom.road.tracking import trackers
+
+    calls: list = []
+    module = ModuleType(name)
+    module.init = lambda **options: calls.append(("init", options["name"]))  # type: ignore[attr-defined]
+    module.log = lambda values, step: calls.append((step, values["loss"]))  # type: ignore[attr-defined]
+    module.finish = lambda: calls.append("finish")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    train(recipe(tokens, steps=3), tmp_path / "run", callbacks=trackers([name]))
+    assert calls == [("init", "run"), *enumerate(losses(tmp_path / "run"), start=1), "finish"]
+
+
+def test_a_missing_tracker_is_named(monkeypatch) -> None:
+    import sys
+
+    from loom.road.tracking import trackers
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(LoomError, match=r"loom-lm\[wandb\]"):
+        trackers(["wandb"])
