@@ -106,7 +106,8 @@ def source_files(recipe: Curate, at: Path | None = None) -> dict[str, list[File]
     """
     root = Path(recipe.documents)
     if at is not None and not root.exists() and remote.address(root) is None:
-        moved = [at / item.path for item in load(at).inputs if (at / item.path / MANIFEST).exists()]
+        beside = [at / item.path for item in load(at).inputs if (at / item.path / MANIFEST).exists()]
+        moved = [path for path in beside if load(path).kind == "documents"]
         root = Path(os.path.normpath(moved[0])) if moved else root
     known: dict[Path, str] = {}
     if recipe.documents and (root / MANIFEST).exists():
