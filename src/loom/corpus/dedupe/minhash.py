@@ -50,8 +50,8 @@ def probability(similarity: float, bands: int, rows: int) -> float:
 def hash_functions(seed: int, count: int) -> tuple[Any, Any]:
     """Odd factors and terms of `count` hash functions, the same for a seed everywhere."""
     generator = np.random.Generator(np.random.PCG64(seed))
-    factors = generator.integers(0, 2**64, count, np.uint64) | np.uint64(1)
-    return factors, generator.integers(0, 2**64, count, np.uint64)
+    factors = generator.integers(0, 2**32, count, np.uint32) | np.uint32(1)
+    return factors, generator.integers(0, 2**32, count, np.uint32)
 
 
 def minhash(recipe: MinHash, engine: Engine | None = None, out: Path | None = None) -> Artifact:
@@ -67,7 +67,7 @@ def minhash(recipe: MinHash, engine: Engine | None = None, out: Path | None = No
     engine = engine or LocalEngine()
     settings = {key: plain[key] for key in ("words", "bands", "rows", "seed")}
     signed = engine.run(
-        Operation("minhash signatures", 1, _sign, settings, threads=True),
+        Operation("minhash signatures", 2, _sign, settings, threads=True),
         [
             Task((item,), (f"{WORK}/{n:06d}.bands", f"{WORK}/{n:06d}.ids"), {"path": str(file.path)})
             for n, (item, file) in enumerate(zip(inputs, files, strict=True))
