@@ -30,6 +30,7 @@ from concurrent.futures import (
     wait,
 )
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,11 @@ class Operation:
     threads: bool = False
     memory: int = 0  # bytes a worker may need, where that decides on which node of a cluster it fits
 
+    @cached_property
+    def digest(self) -> str:
+        """That of name, version and settings: taken once, however many tasks there are."""
+        return digest_json([self.name, self.version, self.settings])
+
 
 @dataclass(frozen=True)
 class Task:
@@ -67,9 +73,7 @@ class Task:
     def key(self, operation: Operation) -> str:
         return digest_json(
             [
-                operation.name,
-                operation.version,
-                operation.settings,
+                operation.digest,
                 [item.digest for item in self.inputs],
                 self.outputs,
                 self.parameters,

@@ -46,7 +46,9 @@ def test_arrays_come_back(tmp_path_factory: pytest.TempPathFactory, kinds: dict[
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 6), max_size=9), min_size=1, max_size=4), st.sampled_from([1, 2, 4, 8]))
+@given(
+    st.lists(st.lists(st.integers(0, 6), max_size=9), min_size=1, max_size=4), st.sampled_from([1, 2, 4, 8])
+)
 def test_duplicates_are_all_but_the_first_in_input_order(files: list[list[int]], partitions: int) -> None:
     values = np.random.default_rng(1).integers(0, 2**64, (7, 2), np.uint64)
     prints = [values[np.array(file, np.int64)].reshape(-1, 2) for file in files]
@@ -59,6 +61,11 @@ def test_duplicates_are_all_but_the_first_in_input_order(files: list[list[int]],
             first.setdefault(value, (number, row))
     found = set()
     for partition in range(partitions):
-        for number, table in enumerate(exact.duplicates(prints, partition, partitions)):
-            found |= {(number, *map(int, row)) for row in table}
+        parts = [exact.share(exact.spread("x", part), "x", partition, partitions) for part in prints]
+        for part, rows in parts:
+            assert (exact.partition_of(part, partitions) == partition).all()
+            assert (np.diff(rows) > 0).all()
+        for number, table in enumerate(exact.duplicates([part for part, _ in parts])):
+            for row, other, place in table.tolist():
+                found.add((number, int(parts[number][1][row]), other, int(parts[other][1][place])))
     assert found == expected

@@ -24,6 +24,7 @@ from loom.artifact import (
     Input,
     commit,
     digest_file,
+    digest_json,
     discard,
     finished,
     load,
@@ -190,7 +191,7 @@ def _judge(
             )
         )
     settings = {"dedupe": to_plain(recipe.dedupe), "seed": recipe.seed}
-    return engine.run(Operation("judge", 3, _judge_task, settings, threads=True), tasks, out, "judge")
+    return engine.run(Operation("judge", 4, _judge_task, settings, threads=True), tasks, out, "judge")
 
 
 def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
@@ -239,13 +240,14 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     exact.save(
         out / task.outputs[0],
         verdict=verdict,
-        documents=np.concatenate(prints),
-        by_id=keys.of_ids(batches, parameters["source"]),
-        by_key=keys.of_field(batches, parameters["unique"]),
         spans=np.concatenate(spans),
-        paragraphs=np.concatenate([np.zeros((0, 2), np.uint64), *span_prints]),
         bytes=sizes,
+        **exact.spread("documents", np.concatenate(prints)),
+        **exact.spread("by_id", keys.of_ids(batches, parameters["source"])),
+        **exact.spread("by_key", keys.of_field(batches, parameters["unique"])),
+        **exact.spread("paragraphs", np.concatenate([np.zeros((0, 2), np.uint64), *span_prints])),
         **id_index.table(ids),
+        **id_index.in_order(ids),
     )
     return Done(
         {task.outputs[0]: len(ids)},
@@ -262,7 +264,7 @@ def _duplicates(
     recipe: Curate, judged: Sequence[Finished], files: Sequence[File], out: Path, engine: Engine
 ) -> dict[str, list[Finished]]:
     """Duplicates by rule: of ids, of a field that is to be unique, of texts, then of paragraphs in what is left."""
-    inputs = tuple(Input(item.path, item.digest) for done in judged for item in done.outputs)
+    inputs = _together("judged", judged)
     verdicts = [done.task.outputs[0] for done in judged]
     found: dict[str, list[Finished]] = {}
     columns = {DUPLICATE_ID: "by_id"}
@@ -270,56 +272,52 @@ def _duplicates(
     columns |= {DUPLICATE_DOCUMENT: "documents"} if recipe.dedupe.documents else {}
     partitions = exact.partitions_for(sum(done.counters["documents"] for done in judged))
     for rule, column in columns.items():
-        before = [item for results in found.values() for done in results for item in done.outputs]
+        before = [done for results in found.values() for done in results]
         tasks = [
             Task(
-                (*inputs, *(Input(item.path, item.digest) for item in before)),
+                (inputs, _together("dead", before)),
                 (f"{WORK}/{rule}-{p:04d}",),
-                {
-                    "judged": verdicts,
-                    "column": column,
-                    "dead": [item.path for item in before],
-                    "partition": p,
-                    "partitions": partitions,
-                },
+                {"partition": p, "partitions": partitions},
             )
             for p in range(partitions)
         ]
-        operation = Operation("duplicate documents", 2, _duplicate_documents, threads=True)
+        settings = {"judged": verdicts, "column": column, "dead": [done.task.outputs[0] for done in before]}
+        operation = Operation(
+            "duplicate documents", 3, _duplicate_documents, settings, threads=True, memory=exact.MEMORY
+        )
         found[rule] = engine.run(operation, tasks, out, rule.replace("_", " "))
     if recipe.dedupe.paragraphs:
-        before = [item for results in found.values() for done in results for item in done.outputs]
+        before = [done for results in found.values() for done in results]
         partitions = exact.partitions_for(sum(done.counters["paragraphs"] for done in judged))
         tasks = [
             Task(
-                (*inputs, *(Input(item.path, item.digest) for item in before)),
+                (inputs, _together("dead", before)),
                 (f"{WORK}/duplicate-paragraphs-{p:04d}",),
-                {
-                    "judged": verdicts,
-                    "partition": p,
-                    "partitions": partitions,
-                    "documents": [item.path for item in before],
-                },
+                {"partition": p, "partitions": partitions},
             )
             for p in range(partitions)
         ]
-        operation = Operation("duplicate paragraphs", 1, _duplicate_paragraphs, threads=True)
+        settings = {"judged": verdicts, "dead": [done.task.outputs[0] for done in before]}
+        operation = Operation(
+            "duplicate paragraphs", 2, _duplicate_paragraphs, settings, threads=True, memory=exact.MEMORY
+        )
         found[DUPLICATE_PARAGRAPH] = engine.run(operation, tasks, out, "duplicate paragraphs")
     return found
 
 
-def _duplicate_documents(settings: Any, task: Task, out: Path) -> Done:
+def _together(name: str, results: Sequence[Finished]) -> Input:
+    """Many outputs as one input: a task among thousands then names one digest, not thousands."""
+    return Input(name, digest_json([item.digest for done in results for item in done.outputs]))
+
+
+def _duplicate_documents(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     parts, rows = [], []
-    for index, name in enumerate(task.parameters["judged"]):
-        judged = exact.mapped(out / name)
-        prints = judged[task.parameters["column"]]
-        living = (judged["verdict"] < 0) & (prints != 0).any(axis=1) if len(prints) else np.zeros(0, bool)
-        if len(prints):
-            living[dead_rows(out, task.parameters["dead"], index)[:, 0]] = False
-        alive = np.flatnonzero(living)
-        parts.append(prints[alive])
-        rows.append(alive)
-    found = exact.duplicates(parts, task.parameters["partition"], task.parameters["partitions"])
+    for index, name in enumerate(settings["judged"]):
+        prints, where = _alive(settings, task, out, index, exact.mapped(out / name), settings["column"])
+        some = (prints != 0).any(axis=1)
+        parts.append(prints[some])
+        rows.append(where[some])
+    found = exact.duplicates(parts)
     tables = {
         f"{index:08d}": np.stack(
             [rows[index][table[:, 0]], table[:, 1], _pick(rows, table[:, 1], table[:, 2])], axis=1
@@ -331,20 +329,28 @@ def _duplicate_documents(settings: Any, task: Task, out: Path) -> Done:
     return Done(counters={"duplicates": sum(table.shape[0] for table in tables.values())})
 
 
+def _alive(
+    settings: Mapping[str, Any], task: Task, out: Path, index: int, judged: Mapping[str, Any], column: str
+) -> tuple[Any, Any]:
+    """A file's fingerprints of this partition, and their places, whose documents nothing has removed."""
+    prints, where = exact.share(judged, column, task.parameters["partition"], task.parameters["partitions"])
+    rows = judged["spans"][where, 0] if column == "paragraphs" else where
+    dead = dead_rows(out, settings["dead"], index)[:, 0]
+    alive = (judged["verdict"][rows] < 0) & ~np.isin(rows, dead)
+    return prints[alive], where[alive]
+
+
 def _pick(rows: Sequence[Any], files: Any, places: Any) -> Any:
     return np.array([rows[f][p] for f, p in zip(files.tolist(), places.tolist(), strict=True)], np.int64)
 
 
-def _duplicate_paragraphs(settings: Any, task: Task, out: Path) -> Done:
+def _duplicate_paragraphs(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     parts, places = [], []
-    for index, name in enumerate(task.parameters["judged"]):
-        judged = exact.mapped(out / name)
-        alive = judged["verdict"] < 0
-        alive[dead_rows(out, task.parameters["documents"], index)[:, 0]] = False
-        where = np.flatnonzero(alive[judged["spans"][:, 0]])
-        parts.append(judged["paragraphs"][where])
+    for index, name in enumerate(settings["judged"]):
+        prints, where = _alive(settings, task, out, index, exact.mapped(out / name), "paragraphs")
+        parts.append(prints)
         places.append(where)
-    found = exact.duplicates(parts, task.parameters["partition"], task.parameters["partitions"])
+    found = exact.duplicates(parts)
     tables = {f"{index:08d}": places[index][table[:, 0]] for index, table in enumerate(found) if table.size}
     exact.save(out / task.outputs[0], **tables)
     return Done(counters={"duplicates": sum(table.size for table in tables.values())})
@@ -360,9 +366,8 @@ def _mix(
     out: Path,
     engine: Engine,
 ) -> list[Finished]:
-    tables = {rule: [item for done in found for item in done.outputs] for rule, found in duplicates.items()}
-    shared = [item for items in tables.values() for item in items]
-    paths = {rule: [item.path for item in items] for rule, items in tables.items()}
+    shared = _together("duplicates", [done for found in duplicates.values() for done in found])
+    paths = {rule: [done.task.outputs[0] for done in found] for rule, found in duplicates.items()}
     paragraphs = paths.pop(DUPLICATE_PARAGRAPH, [])
     held = [Input("held-out", digest_file(Path(recipe.decontaminate.path)))] if recipe.decontaminate else []
     tasks = []
@@ -380,20 +385,17 @@ def _mix(
                     Input(str(file.path), file.digest),
                     *_outputs_as_inputs(tags),
                     *_outputs_as_inputs(verdict),
-                    *(Input(item.path, item.digest) for item in shared),
+                    shared,
                     *held,
                 ),
                 (f"documents/{file.stem}.jsonl.zst", f"removed/{file.stem}.jsonl.zst"),
                 {
                     "path": str(file.path),
                     "index": index,
-                    "files": [str(item.path) for item in files],
                     "sidecars": {t: f"attributes/{t}/{file.stem}.parquet" for t in sorted(read)},
                     "rules": [*rules.remove, NOT_SAMPLED],
                     "replace": dict(rules.replace),
                     "judged": verdict.task.outputs[0],
-                    "duplicates": paths,
-                    "paragraphs": paragraphs,
                     "fewest_characters": recipe.fewest_characters,
                     "keep_removed": recipe.keep_removed,
                     "share": recipe.sources[name].share,
@@ -401,8 +403,13 @@ def _mix(
                 },
             )
         )
-    settings = {"questions": to_plain(recipe.decontaminate)}
-    operation = Operation("mix", 3, mix_task, settings, prepare_mix, threads=True)
+    settings = {
+        "questions": to_plain(recipe.decontaminate),
+        "judged": [done.task.outputs[0] for done in judged],
+        "duplicates": paths,
+        "paragraphs": paragraphs,
+    }
+    operation = Operation("mix", 4, mix_task, settings, prepare_mix, threads=True)
     return engine.run(operation, tasks, out, "mix")
 
 

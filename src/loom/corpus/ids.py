@@ -32,6 +32,21 @@ def table(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     return {"id_hashes": hashes[order], "id_rows": order.astype(np.uint32)}
 
 
+def in_order(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """A file's ids by row, to be saved: `id_bytes` uint8 and `id_ends` int64[n]."""
+    encoded = [identity.encode() for identity in ids]
+    ends = np.cumsum([len(identity) for identity in encoded]).astype(np.int64)
+    return {"id_bytes": np.frombuffer(b"".join(encoded), np.uint8), "id_ends": ends}
+
+
+def at(path: Path, row: int) -> str:
+    """The id of a row, from a file that holds `in_order`'s arrays; nothing else of it is read."""
+    ends, data = exact.one(path, "id_ends"), exact.one(path, "id_bytes")
+    assert ends is not None and data is not None
+    start = int(ends[row - 1]) if row else 0
+    return np.asarray(data[start : int(ends[row])]).tobytes().decode()
+
+
 def write(tables: Sequence[Finished], documents: int, out: Path, engine: Engine) -> list[Finished]:
     """Gather the tables (first outputs of `tables`, in the order of the files) into `out/ids/`."""
     partitions = 1

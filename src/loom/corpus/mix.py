@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from loom.corpus import attributes, documents
+from loom.corpus import ids as ids_index
 from loom.corpus.attributes import Spans, key_name
 from loom.corpus.decontaminate import Questions
 from loom.corpus.dedupe import exact
@@ -82,27 +83,38 @@ def sidecar(out: Path, tagger: str, name: str, ids: Sequence[str]) -> dict[str, 
     return {key: attributes.concatenate(values) for key, values in parts.items()}
 
 
-def prepare_mix(settings: Mapping[str, Any]) -> Any:
+@dataclass(frozen=True)
+class Mixing:
+    """What every file of a mix shares: the held-out texts, and the work files of the steps before."""
+
+    held: Any
+    judged: Sequence[str]
+    duplicates: Mapping[str, Sequence[str]]  # by rule
+    paragraphs: Sequence[str]
+
+
+def prepare_mix(settings: Mapping[str, Any]) -> Mixing:
     from loom.corpus import decontaminate
 
-    if settings["questions"] is None:
-        return None
-    questions = Questions(**settings["questions"])
-    return decontaminate.hold(decontaminate.read_texts(questions), questions.ngram, questions.shortest)
+    held = None
+    if settings["questions"] is not None:
+        questions = Questions(**settings["questions"])
+        held = decontaminate.hold(decontaminate.read_texts(questions), questions.ngram, questions.shortest)
+    return Mixing(held, settings["judged"], settings["duplicates"], settings["paragraphs"])
 
 
-def mix_task(held: Any, task: Task, out: Path) -> Done:
+def mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
     parameters = task.parameters
     batches = list(documents.read(Path(parameters["path"])))
     ids = [identity for batch in batches for identity in batch.ids]
-    judged = exact.load(out / parameters["judged"])
+    judged = exact.mapped(out / parameters["judged"])
     fate: list[str | None] = [None if v < 0 else parameters["rules"][v] for v in judged["verdict"].tolist()]
     survivors: dict[int, tuple[int, int]] = {}
-    for rule, names in parameters["duplicates"].items():
+    for reason, names in mixing.duplicates.items():
         for row, other, place in dead_rows(out, names, parameters["index"]).tolist():
-            fate[row] = rule
+            fate[row] = reason
             survivors[row] = (other, place)
-    edits = _edits(held, parameters, batches, ids, judged, out)
+    edits = _edits(mixing, parameters, batches, ids, judged, out)
     counters: dict[str, Any] = {
         "removed": {}, "removed_bytes": {}, "masked": {}, "cut": {}, "held_out_hits": 0,
         "documents_out": 0, "bytes_out": 0,
@@ -138,7 +150,7 @@ def mix_task(held: Any, task: Task, out: Path) -> Done:
                     if parameters["keep_removed"]:
                         document["removed"] = {"rule": rule}
                         if row in survivors:
-                            document["removed"]["survivor"] = _id_of(parameters["files"], *survivors[row])
+                            document["removed"]["survivor"] = _survivor(mixing, out, *survivors[row])
                         removed.write(orjson.dumps(document) + b"\n")
                 row += 1
     gone = sum(counters["removed"].values()) if parameters["keep_removed"] else 0
@@ -153,7 +165,7 @@ def copies(identity: str, share: float, seed: int) -> int:
 
 
 def _edits(
-    held: Any,
+    mixing: Mixing,
     parameters: Mapping[str, Any],
     batches: Sequence[Batch],
     ids: Sequence[str],
@@ -179,17 +191,17 @@ def _edits(
             ):  # fmt: skip
                 if score >= least:
                     edits.setdefault(row, []).append((Edit(start, end, replacement, key), 1))
-    for partition in parameters["paragraphs"]:
-        table = exact.load(out / partition).get(f"{parameters['index']:08d}")
+    for partition in mixing.paragraphs:
+        table = exact.one(out / partition, f"{parameters['index']:08d}")
         if table is not None:
             for row, start, end in judged["spans"][table].tolist():
                 edits.setdefault(row, []).append((Edit(start, end, "", DUPLICATE_PARAGRAPH), 1))
-    if held is not None:
+    if mixing.held is not None:
         from loom.corpus import decontaminate
 
         first = 0
         for batch in batches:
-            spans = decontaminate.find(held, *batch.utf8())
+            spans = decontaminate.find(mixing.held, *batch.utf8())
             for row, start, end, score in zip(
                 spans.rows().tolist(), spans.starts.tolist(), spans.ends.tolist(), spans.scores.tolist(),
                 strict=True,
@@ -207,16 +219,12 @@ def _count_edits(counters: dict[str, Any], edits: Sequence[tuple[Edit, int]]) ->
             counters["held_out_hits"] += matches
 
 
-def _id_of(files: Sequence[str], index: int, row: int) -> str:
-    seen = 0
-    for batch in documents.read(Path(files[index])):
-        if row < seen + len(batch):
-            return batch.ids[row - seen]
-        seen += len(batch)
-    raise AssertionError("the survivor is a row of its file")
+def _survivor(mixing: Mixing, out: Path, index: int, row: int) -> str:
+    return ids_index.at(out / mixing.judged[index], row)
 
 
 def dead_rows(out: Path, names: Sequence[str], index: int) -> Any:
-    tables = [exact.load(out / name).get(f"{index:08d}") for name in names]
+    """What earlier steps removed of a file: int64[d, 3], its row, and the file and row of the survivor."""
+    tables = [exact.one(out / name, f"{index:08d}") for name in names]
     found = [table for table in tables if table is not None]
     return np.concatenate(found) if found else np.zeros((0, 3), np.int64)

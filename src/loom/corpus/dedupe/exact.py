@@ -6,7 +6,7 @@ number of partitions bounds memory whatever the size of the corpus.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from loom.artifact import atomic_write
 from loom.errors import LoomError
 
 Prints = npt.NDArray[np.uint64]
-ENTRIES = 1 << 25  # entries a partition should hold: about 2 GB
+ENTRIES = 1 << 25  # entries a partition should hold
+MEMORY = 64 * ENTRIES  # bytes a worker needs for them
 
 
 def partitions_for(entries: int) -> int:
@@ -29,8 +30,37 @@ def partitions_for(entries: int) -> int:
 
 
 def partition_of(prints: Prints, partitions: int) -> npt.NDArray[np.int64]:
-    """The partition of each fingerprint, by bits that `first_of` does not use first."""
-    return (prints[:, 1] >> np.uint64(40)).astype(np.int64) & (partitions - 1)
+    """The partition of each fingerprint, by the first bits of its second hash."""
+    if partitions == 1:
+        return np.zeros(prints.shape[0], np.int64)
+    shift = np.uint64(64 - (partitions.bit_length() - 1))
+    return (prints[:, 1] >> shift).astype(np.int64)
+
+
+def spread(name: str, prints: Prints) -> dict[str, npt.NDArray[Any]]:
+    """Fingerprints uint64[n, 2] as arrays to be saved, so that a partition is a range of them.
+
+    `name`: uint64[2, n], second hashes in ascending order above the first ones; `name`_rows: their places.
+    """
+    order = np.argsort(prints[:, 1], kind="stable")
+    return {name: prints[order][:, ::-1].T, f"{name}_rows": order.astype(np.uint32)}
+
+
+def share(
+    held: Mapping[str, npt.NDArray[Any]], name: str, partition: int, partitions: int
+) -> tuple[Prints, npt.NDArray[np.int64]]:
+    """What of `spread` falls into a partition, in the order of the rows: (uint64[m, 2], rows int64[m]).
+
+    Only that range is read.
+    """
+    seconds = held[name][0]
+    low, high = partition * 2**64 // partitions, (partition + 1) * 2**64 // partitions - 1
+    first = int(np.searchsorted(seconds, np.uint64(low)))
+    last = int(np.searchsorted(seconds, np.uint64(high), "right"))
+    rows = np.asarray(held[f"{name}_rows"][first:last]).astype(np.int64)
+    order = np.argsort(rows)
+    prints = np.ascontiguousarray(np.asarray(held[name][:, first:last])[::-1].T[order])
+    return prints, rows[order]
 
 
 ENTRY = np.dtype([("name", "S40"), ("kind", "S8"), ("shape", "<i8", 4), ("axes", "<i8"), ("start", "<i8")])
@@ -96,19 +126,17 @@ def load(path: Path) -> dict[str, npt.NDArray[Any]]:
     return {name: np.array(array) for name, array in mapped(path).items()}
 
 
-def duplicates(prints: Sequence[Prints], partition: int, partitions: int) -> list[npt.NDArray[np.int64]]:
-    """Of each file's fingerprints the repeated ones that fall into `partition`.
+def duplicates(prints: Sequence[Prints]) -> list[npt.NDArray[np.int64]]:
+    """Of each file's fingerprints, all of one partition, the repeated ones.
 
     Returns for each file int64[d, 3]: the entry's index, and the file and index of the first occurrence.
     """
     from loom.corpus.kernels.fingerprints import first_of
 
-    chosen = [np.flatnonzero(partition_of(part, partitions) == partition) for part in prints]
-    files = np.repeat(np.arange(len(prints)), [where.size for where in chosen])
-    places = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
-    every = np.concatenate([part[where] for part, where in zip(prints, chosen, strict=True)])
-    first = first_of(np.ascontiguousarray(every))
+    files = np.repeat(np.arange(len(prints)), [part.shape[0] for part in prints])
+    places = np.concatenate([np.arange(part.shape[0]) for part in prints])
+    first = first_of(np.ascontiguousarray(np.concatenate(prints)))
     repeated = np.flatnonzero(first != np.arange(first.size))
     table = np.stack([places[repeated], files[first[repeated]], places[first[repeated]]], axis=1)
-    owner = files[repeated]
-    return [table[owner == index] for index in range(len(prints))]
+    ends = np.searchsorted(files[repeated], np.arange(len(prints)), "right")
+    return np.split(table, ends[:-1])
