@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -26,6 +26,7 @@ from loom.errors import LoomError
 SHARD_BYTES = 5_000_000_000  # of tensor data in a file; more begin a new one
 INDEX = "model.safetensors.index.json"
 CHUNK = 1 << 24
+READ_AHEAD = 1 << 28  # bytes of a tensor that may be read while another is written
 NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -111,13 +112,24 @@ def _chunks(
 ) -> Iterator[bytes | memoryview]:
     yield len(head).to_bytes(8, "little")
     yield head
-    for entry in entries:
-        tensor = read(entry.name)
+    for entry, tensor in _ahead(entries, read):
         if (tensor.dtype, tuple(tensor.shape)) != (entry.dtype, entry.shape):
             raise ValueError(f"{entry.name} is {tensor.dtype} {tuple(tensor.shape)}, not as planned: {entry}")
         data = _bytes(tensor.contiguous().view(-1).view(torch.uint8))
         for start in range(0, len(data), CHUNK):
             yield data[start : start + CHUNK]
+
+
+def _ahead(entries: Sequence[Entry], read: Callable[[str], Tensor]) -> Iterator[tuple[Entry, Tensor]]:
+    """Each tensor in turn; the next is read meanwhile unless it is so large that it should be alone."""
+    with ThreadPoolExecutor(1) as aside:
+        coming: Future[Tensor] | None = None
+        for entry, following in zip(entries, [*entries[1:], None], strict=True):
+            tensor = coming.result() if coming else read(entry.name)
+            small = following is not None and following.bytes <= READ_AHEAD
+            coming = aside.submit(read, following.name) if following and small else None
+            yield entry, tensor
+            del tensor
 
 
 def _bytes(data: Tensor) -> memoryview:
