@@ -36,6 +36,7 @@ from loom.train.documents import DocumentTable
 from loom.train.loader import StepBatches, steps
 from loom.train.optimizer import clip_gradients
 from loom.train.parallel import accumulate, bare, start_world
+from loom.train.rehearsal import rehearse
 from loom.train.schedule import clip_limit, learning_rate
 from loom.train.start import Run, recipe_of, start
 from loom.train.watch import Profile, SpikeScore, gradient_norms, output_norms, state_norms
@@ -95,6 +96,8 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
         )
     terminated = _catch_termination()
     micro = config.train.micro_batch_pairs if config.train.objective == "dpo" else config.train.micro_batch
+    if run.step == 0 and config.train.rehearse:
+        rehearse(run, out, micro)
     batches = steps(
         run.data, run.stages, run.step + 1, config.train.steps,
         rank=world.rank, ranks=world.size, micro_batch=micro,
