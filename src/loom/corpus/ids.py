@@ -47,6 +47,16 @@ def at(path: Path, row: int) -> str:
     return np.asarray(data[start : int(ends[row])]).tobytes().decode()
 
 
+def every(path: Path) -> Iterator[str]:
+    """All ids of such a file, by row."""
+    ends, data = exact.one(path, "id_ends"), exact.one(path, "id_bytes")
+    assert ends is not None and data is not None
+    text, start = data.tobytes(), 0
+    for end in ends.tolist():
+        yield text[start:end].decode()
+        start = end
+
+
 def write(tables: Sequence[Finished], documents: int, out: Path, engine: Engine) -> list[Finished]:
     """Gather the tables (first outputs of `tables`, in the order of the files) into `out/ids/`."""
     partitions = 1

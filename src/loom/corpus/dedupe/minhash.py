@@ -6,6 +6,8 @@ The defaults are FineWeb's: shingles of 5 words, 14 bands of 8 hashes, which fin
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -16,10 +18,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from loom.artifact import Artifact, Input, commit, discard, finished
+from loom.artifact import Artifact, Input, commit, digest_json, discard, finished
 from loom.corpus import documents, tag
+from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
-from loom.corpus.documents import read_lines, write_lines
+from loom.corpus.documents import write_lines
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
 from loom.recipe import to_plain
 
@@ -67,9 +70,9 @@ def minhash(recipe: MinHash, engine: Engine | None = None, out: Path | None = No
     engine = engine or LocalEngine()
     settings = {key: plain[key] for key in ("words", "bands", "rows", "seed")}
     signed = engine.run(
-        Operation("minhash signatures", 2, _sign, settings, threads=True),
+        Operation("minhash signatures", 3, _sign, settings, threads=True),
         [
-            Task((item,), (f"{WORK}/{n:06d}.bands", f"{WORK}/{n:06d}.ids"), {"path": str(file.path)})
+            Task((item,), (f"{WORK}/{n:06d}.bands",), {"path": str(file.path)})
             for n, (item, file) in enumerate(zip(inputs, files, strict=True))
         ],
         root,
@@ -99,72 +102,86 @@ def _sign(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     from loom.corpus.kernels.characters import lengths
 
     functions = hash_functions(settings["seed"], settings["bands"] * settings["rows"])
-    keys, sizes = [], []
-    with write_lines(out / task.outputs[1]) as stream:
-        for batch in documents.read(Path(task.parameters["path"])):
-            signature, counts = kernels.signatures(*batch.utf8(), settings["words"], *functions)
-            keys.append(kernels.bands(signature, counts, settings["rows"]))
-            sizes.append(lengths(*batch.utf8()))
-            stream.writelines(orjson.dumps(name) + b"\n" for name in batch.ids)
-    count = sum(part.size for part in sizes)
-    shape = (0, settings["bands"], 2)
-    exact.save(
-        out / task.outputs[0],
-        keys=np.concatenate([np.zeros(shape, np.uint64), *keys]),
-        lengths=np.concatenate([np.zeros(0, np.int64), *sizes]),
-    )
-    return Done(counters={"documents": count})
+    keys, sizes, names = [np.zeros((0, settings["bands"], 2), np.uint64)], [np.zeros(0, np.int64)], []
+    for batch in documents.read(Path(task.parameters["path"])):
+        signature, counts = kernels.signatures(*batch.utf8(), settings["words"], *functions)
+        keys.append(kernels.bands(signature, counts, settings["rows"]))
+        sizes.append(lengths(*batch.utf8()))
+        names += batch.ids
+    every = np.concatenate(keys)
+    tables: dict[str, Any] = {}
+    for band in range(settings["bands"]):
+        tables |= exact.spread(f"band-{band:04d}", every[:, band])
+    exact.save(out / task.outputs[0], lengths=np.concatenate(sizes), **tables, **id_index.in_order(names))
+    return Done(counters={"documents": len(names)})
 
 
 def _inputs(results: Sequence[Finished]) -> tuple[Input, ...]:
     return tuple(Input(item.path, item.digest) for done in results for item in done.outputs)
 
 
+def _starts(signed: Sequence[Finished]) -> list[int]:
+    """The number of each file's first document; the last entry is the number of documents."""
+    counts: list[int] = [done.counters["documents"] for done in signed]
+    return [0, *itertools.accumulate(counts)]
+
+
 def _match(recipe: MinHash, signed: Sequence[Finished], root: Path, engine: Engine) -> list[Finished]:
-    """A task a band: every document with the first in input order that has the same key."""
+    """A task a band and partition: every document with the first in input order that has the same key."""
+    starts = _starts(signed)
+    partitions = exact.partitions_for(starts[-1])
+    together = Input("signatures", digest_json([item.digest for done in signed for item in done.outputs]))
     tasks = [
         Task(
-            _inputs(signed),
-            (f"{WORK}/band-{band:04d}",),
-            {"band": band, "keys": [done.task.outputs[0] for done in signed]},
+            (together,),
+            (f"{WORK}/band-{band:04d}-{p:04d}",),
+            {"band": band, "partition": p, "partitions": partitions},
         )
         for band in range(recipe.bands)
+        for p in range(partitions)
     ]
-    return engine.run(Operation("minhash band", 1, _match_task, threads=True), tasks, root, "bands")
+    settings = {"signed": [done.task.outputs[0] for done in signed], "starts": starts}
+    operation = Operation("minhash band", 2, _match_task, settings, threads=True, memory=exact.MEMORY)
+    return engine.run(operation, tasks, root, "bands")
 
 
-def _match_task(settings: Any, task: Task, out: Path) -> Done:
+def _match_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     from loom.corpus.kernels.fingerprints import first_of
 
-    band = task.parameters["band"]
-    keys = np.concatenate([exact.load(out / name)["keys"][:, band] for name in task.parameters["keys"]])
-    some = np.flatnonzero(keys[:, 1])
-    first = some[first_of(np.ascontiguousarray(keys[some]))]
-    again = first != some
-    exact.save(out / task.outputs[0], pairs=np.stack([first[again], some[again]], axis=1))
+    band, partition, partitions = (task.parameters[key] for key in ("band", "partition", "partitions"))
+    keys, numbers = [np.zeros((0, 2), np.uint64)], [np.zeros(0, np.int64)]
+    for name, start in zip(settings["signed"], settings["starts"], strict=False):
+        mine, rows = exact.share(exact.mapped(out / name), f"band-{band:04d}", partition, partitions)
+        some = mine[:, 1] != 0  # texts without shingles match nothing
+        keys.append(mine[some])
+        numbers.append(rows[some] + start)
+    number = np.concatenate(numbers)
+    first = number[first_of(np.ascontiguousarray(np.concatenate(keys)))]
+    again = first != number
+    exact.save(out / task.outputs[0], pairs=np.stack([first[again], number[again]], axis=1))
     return Done(counters={"pairs": int(again.sum())})
 
 
 def _join(signed: Sequence[Finished], matched: Sequence[Finished], root: Path, engine: Engine) -> Finished:
+    total = _starts(signed)[-1]
     task = Task(
         _inputs(matched),
         (f"{WORK}/clusters",),
-        {
-            "bands": [done.task.outputs[0] for done in matched],
-            "documents": sum(done.counters["documents"] for done in signed),
-        },
+        {"bands": [done.task.outputs[0] for done in matched], "documents": total},
     )
-    return engine.run(Operation("minhash clusters", 1, _join_task, threads=True), [task], root, "clusters")[0]
+    operation = Operation("minhash clusters", 2, _join_task, threads=True, memory=16 * total)
+    return engine.run(operation, [task], root, "clusters")[0]
 
 
 def _join_task(settings: Any, task: Task, out: Path) -> Done:
-    from loom.corpus.kernels.minhash import clusters
+    from loom.corpus.kernels.minhash import join, resolve
 
-    pairs = np.concatenate([exact.load(out / name)["pairs"] for name in task.parameters["bands"]])
-    first = clusters(pairs, task.parameters["documents"])
-    exact.save(out / task.outputs[0], first=first)
-    again = first != np.arange(first.size)
-    return Done(counters={"clusters": int(np.unique(first[again]).size)})
+    parent = np.arange(task.parameters["documents"])
+    for name in task.parameters["bands"]:
+        join(exact.load(out / name)["pairs"], parent)
+    clusters = resolve(parent)
+    exact.save(out / task.outputs[0], first=parent)
+    return Done(counters={"clusters": int(clusters)})
 
 
 def _write(
@@ -175,46 +192,34 @@ def _write(
     root: Path,
     engine: Engine,
 ) -> list[Finished]:
-    tasks = []
-    start = 0
-    names = [done.task.outputs[1] for done in signed]
-    for file, done in zip(files, signed, strict=True):
-        count = done.counters["documents"]
-        tasks.append(
-            Task(
-                _inputs([done, joined]),
-                (tag.sidecar_name(file, "jsonl"),),
-                {"start": start, "count": count, "own": done.task.outputs, "ids": names, "name": recipe.name},
-            )
-        )
-        start += count
-    return engine.run(Operation("minhash write", 1, _write_task, threads=True), tasks, root, "write")
+    settings = {
+        "name": recipe.name,
+        "signed": [done.task.outputs[0] for done in signed],
+        "starts": _starts(signed),
+    }
+    tasks = [
+        Task(_inputs([done, joined]), (tag.sidecar_name(file, "jsonl"),), {"file": number})
+        for number, (file, done) in enumerate(zip(files, signed, strict=True))
+    ]
+    operation = Operation("minhash write", 2, _write_task, settings, threads=True)
+    return engine.run(operation, tasks, root, "write")
 
 
-def _write_task(settings: Any, task: Task, out: Path) -> Done:
-    parameters = task.parameters
-    start, count, name = parameters["start"], parameters["count"], parameters["name"]
-    first = exact.load(out / WORK / "clusters")["first"][start : start + count].tolist()
-    lengths = exact.load(out / parameters["own"][0])["lengths"].tolist()
-    wanted = {other for row, other in enumerate(first) if other != start + row}
-    survivors = _ids(out, parameters["ids"], wanted)
+def _write_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
+    signed, starts, name = settings["signed"], settings["starts"], settings["name"]
+    file = task.parameters["file"]
+    start, end = starts[file], starts[file + 1]
+    first = exact.mapped(out / WORK / "clusters")["first"][start:end].tolist()
+    own = out / signed[file]
+    lengths = exact.mapped(own)["lengths"].tolist()
     marked = 0
     with write_lines(out / task.outputs[0]) as stream:
-        for row, line in enumerate(read_lines(out / parameters["own"][1])):
+        for row, identity in enumerate(id_index.every(own)):
             attributes: dict[str, Any] = {}
             if first[row] != start + row:
-                attributes = {name: [[0, lengths[row], 1.0]], f"{name}_of": survivors[first[row]]}
+                other = bisect.bisect_right(starts, first[row]) - 1
+                survivor = id_index.at(out / signed[other], first[row] - starts[other])
+                attributes = {name: [[0, lengths[row], 1.0]], f"{name}_of": survivor}
                 marked += 1
-            stream.write(orjson.dumps({"attributes": attributes, "id": orjson.loads(line)}) + b"\n")
-    return Done({task.outputs[0]: count}, {"documents": count, "duplicates": marked})
-
-
-def _ids(out: Path, names: Sequence[str], wanted: set[int]) -> dict[int, str]:
-    found: dict[int, str] = {}
-    number = 0
-    for name in names if wanted else ():
-        for line in read_lines(out / name):
-            if number in wanted:
-                found[number] = orjson.loads(line)
-            number += 1
-    return found
+            stream.write(orjson.dumps({"attributes": attributes, "id": identity}) + b"\n")
+    return Done({task.outputs[0]: end - start}, {"documents": end - start, "duplicates": marked})

@@ -118,9 +118,8 @@ def bands(signature, counts, rows):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def clusters(pairs, documents):  # type: ignore[no-untyped-def]
-    """Connected components of int64[m, 2] pairs: for every document the first one of its component."""
-    parent = np.arange(documents)
+def join(pairs, parent):  # type: ignore[no-untyped-def]
+    """Join the components of int64[m, 2] pairs in `parent`, int64[documents]; the first one is the root."""
     for k in range(pairs.shape[0]):
         a, b = pairs[k, 0], pairs[k, 1]
         while parent[a] != a:
@@ -133,9 +132,17 @@ def clusters(pairs, documents):  # type: ignore[no-untyped-def]
             parent[b] = a
         elif b < a:
             parent[a] = b
-    for k in range(documents):
-        root = k
-        while parent[root] != root:
-            root = parent[root]
+
+
+@njit(nogil=True, cache=True)
+def resolve(parent):  # type: ignore[no-untyped-def]
+    """Point every document at the first of its component; returns the components of more than one."""
+    seen = np.zeros(parent.size, np.bool_)
+    components = 0
+    for k in range(parent.size):
+        root = parent[parent[k]]  # a parent never comes after its child, so the parent's is final
         parent[k] = root
-    return parent
+        if root != k and not seen[root]:
+            seen[root] = True
+            components += 1
+    return components
