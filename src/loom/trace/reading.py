@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from loom.artifact import MANIFEST
 from loom.errors import LoomError
-from loom.tokens.digest import digest_json
 from loom.tokens.order import EpochOrder, Extent, ReadingOrder, Stage, places_of_step, step_of_place
 from loom.tokens.shards import TokenFolder, open_tokens
-from loom.train.documents import Documents, DocumentTable
+from loom.train.documents import Documents, DocumentTable, pairs_fingerprint, rows_fingerprint
 
 MOST_SOURCES = 6  # of a mixture whose order is found by trying
 
@@ -100,15 +99,10 @@ class _Rows:
             self.members = [np.asarray(row) for row in members.reshape(-1, 2)]
             sizes = [self.documents.sizes[row] for row in self.members]
             self.offsets = [np.cumsum(size) - size for size in sizes]
-            self.fingerprint = digest_json([4, folder.digest, length, seed])
+            self.fingerprint = pairs_fingerprint(folder, length, seed)
         else:
-            usable, _ = self.documents.answered()
-            rows, offsets, count = self.documents.pack(usable)
-            by_row = np.lexsort((offsets, rows))
-            cuts = np.searchsorted(rows[by_row], np.arange(1, count))
-            self.members = np.split(usable[by_row], cuts)
-            self.offsets = np.split(offsets[by_row], cuts)
-            self.fingerprint = digest_json([2, folder.digest, length, seed, label_weight])
+            self.members, self.offsets, _ = self.documents.rows()
+            self.fingerprint = rows_fingerprint(folder, length, seed, label_weight)
         self.order = EpochOrder(len(self.members), seed)
 
     def instances(self, places: NDArray[np.int64]) -> Iterator[Instance]:

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from loom.errors import LoomError
-from loom.tokens.digest import digest_json
 from loom.tokens.order import EpochOrder, Extent, ReadingOrder
 from loom.tokens.repetition import repeats
 from loom.tokens.shards import TokenFolder, open_tokens
 from loom.train.branches import Side, lay_out
 from loom.train.config import DataConfig, TokenSource
-from loom.train.documents import Documents, DocumentTable, Rows
+from loom.train.documents import Documents, DocumentTable, Rows, pairs_fingerprint, rows_fingerprint
 
 Integers = npt.NDArray[np.int64]
 IGNORE = -100
@@ -175,22 +174,14 @@ class PackedRows:
         self.folders = [folder]
         self.documents = Documents(folder, table, length)
         self.label_weight = label_weight
-        usable, dropped = self.documents.answered()
+        self.members, self.offsets, dropped = self.documents.rows()
         self.notes = _notes(self.documents.cut, dropped, "conversations", length)
-        rows, offsets, count = self.documents.pack(usable)
-        by_row = np.lexsort((offsets, rows))
-        self.members = np.split(usable[by_row], np.searchsorted(rows[by_row], np.arange(1, count)))
-        self.offsets = np.split(offsets[by_row], np.searchsorted(rows[by_row], np.arange(1, count)))
-        self.order = EpochOrder(count, seed)
-        self._identity = [2, folder.digest, length, seed, label_weight]
+        self.order = EpochOrder(len(self.members), seed)
+        self.fingerprint = rows_fingerprint(folder, length, seed, label_weight)
 
     @property
     def instances(self) -> int:
         return self.order.size
-
-    @property
-    def fingerprint(self) -> str:
-        return digest_json(self._identity)
 
     def batch(self, places: Integers) -> Batch:
         chosen = self.order.at(places).tolist()
@@ -227,15 +218,11 @@ class Pairs:
         self.members, dropped = self.documents.pairs()
         self.notes = _notes(self.documents.cut, dropped, "pairs", length)
         self.order = EpochOrder(len(self.members), seed)
-        self._identity = [4, folder.digest, length, seed]
+        self.fingerprint = pairs_fingerprint(folder, length, seed)
 
     @property
     def instances(self) -> int:
         return self.order.size
-
-    @property
-    def fingerprint(self) -> str:
-        return digest_json(self._identity)
 
     def batch(self, places: Integers) -> Batch:
         return self.collate(self.order.at(places))

@@ -12,9 +12,20 @@ import numpy.typing as npt
 
 from loom.chat.packing import best_fit
 from loom.errors import LoomError
+from loom.tokens.digest import digest_json
 from loom.tokens.shards import TokenFolder
 
 Integers = npt.NDArray[np.int64]
+
+
+def rows_fingerprint(folder: TokenFolder, length: int, seed: int, label_weight: str) -> str:
+    """Of packed rows in their order: what training writes down, and what the trace must find again."""
+    return digest_json([2, folder.digest, length, seed, label_weight])
+
+
+def pairs_fingerprint(folder: TokenFolder, length: int, seed: int) -> str:
+    """Of pairs in their order."""
+    return digest_json([4, folder.digest, length, seed])
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,16 @@ class Documents:
         if not len(usable):
             raise LoomError(f"{self.folder.path}: no answer lies within data.sequence_length {self.length}.")
         return usable, len(self.labels) - len(usable)
+
+    def rows(self) -> tuple[list[Integers], list[Integers], int]:
+        """Answered conversations packed: each row's documents, where they begin in it; how many were dropped."""
+        usable, dropped = self.answered()
+        rows, offsets, count = self.pack(usable)
+        by_row = np.lexsort((offsets, rows))
+        cuts = np.searchsorted(rows[by_row], np.arange(1, count))
+        if not count:
+            return [], [], dropped
+        return np.split(usable[by_row], cuts), np.split(offsets[by_row], cuts), dropped
 
     def lay_out(self, documents: Integers, rows: Integers, offsets: Integers, count: int) -> Rows:
         """Documents at (row, offset) of a [count, length] grid."""
