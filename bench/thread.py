@@ -209,7 +209,7 @@ def queries(index: Index, count: int) -> list[list[int]]:
     """N-grams of 1 to 10 tokens from random places, a third of them with a token changed."""
     random = np.random.default_rng(0)
     (shard,) = index.shards
-    found = []
+    found: list[list[int]] = []
     while len(found) < count:
         at = int(random.integers(len(shard.tokens) - 12))
         ids = shard.tokens[at : at + int(random.integers(1, 11))].astype(int)

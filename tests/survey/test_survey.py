@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loom import artifact
 from loom.engine import LocalEngine
 from loom.errors import LoomError
 from loom.survey.grams import Grams
@@ -217,6 +218,37 @@ def test_contamination(tmp_path: Path, pages: list[dict[str, Any]]) -> None:
     assert told["examples"][0]["row"] == 0
     assert told["rows_half_overlapping"] >= 2
     assert 0 < told["mean_overlap"] < 1
+
+
+def test_a_known_task_is_looked_for_by_what_it_asks(tmp_path: Path) -> None:
+    """HellaSwag's label of the activity and its halves of the context are no input."""
+    row = {
+        "ind": 3, "activity_label": "Making tea", "ctx_a": "A kettle boils.", "ctx_b": "the cook",
+        "ctx": "A kettle boils. the cook", "endings": ["pours the water.", "runs away."], "label": "0",
+        "source_id": "x~v_1", "split_type": "indomain",
+    }  # fmt: skip
+    write(tmp_path / "hellaswag.validation.jsonl", [row])
+    write(tmp_path / "other.validation.jsonl", [row])
+    text = "a kettle boils; the cook pours the water, or runs away!"
+    write(tmp_path / "a.jsonl", [{"id": "d", "text": text}])
+    files = tuple(str(tmp_path / f"{name}.validation.jsonl") for name in ("hellaswag", "other"))
+    told = result(
+        tmp_path / "out", tmp_path / "a.jsonl", only=("contamination",), options=Options(eval=files)
+    )
+    assert [(item["name"], item["contained"]) for item in told["contamination"]["sets"]] == [
+        ("hellaswag", 1),
+        ("other", 0),
+    ]
+
+
+def test_a_curated_folder_is_its_documents(tmp_path: Path) -> None:
+    folder = tmp_path / "curated"
+    write(folder / "documents" / "a.jsonl", [{"id": "1", "text": "kept"}])
+    write(folder / "removed" / "a.jsonl", [{"id": "2", "text": "gone"}])
+    names = ["documents/a.jsonl", "removed/a.jsonl"]
+    outputs = artifact.describe(folder, names)
+    artifact.commit(folder, "documents", recipe={}, inputs=[], outputs=outputs, counters={})
+    assert result(tmp_path / "out", folder, only=("counts",))["counts"]["documents"] == 1
 
 
 def test_overlap_between_corpora(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Evaluation sets in the corpus: rows whose whole input stands in one document, and n-grams shared.
 
-A row's input is every string in it but labels and ids. It counts as contained where one document holds
+A row's input is the fields of `INPUTS` for a task named there, by the file's name, else every string in
+it but labels and ids. It counts as contained where one document holds
 each of its fields, word for word, case and punctuation apart (Elazar et al. 2024, "What's In My Big
 Data?", section 4.4.1, which asks a search engine for the same).
 """
@@ -26,6 +27,26 @@ NOT_INPUT = word_set(
     support category type split url name version
     """
 )
+# The fields that a question is asked with, of rows that hold other text too.
+INPUTS = {
+    "arc_challenge": ("question", "choices"),
+    "arc_easy": ("question", "choices"),
+    "boolq": ("passage", "question"),
+    "commonsense_qa": ("question", "choices"),
+    "copa": ("premise", "choice1", "choice2"),
+    "csqa": ("question", "choices"),
+    "gsm8k": ("question",),
+    "hellaswag": ("ctx", "endings"),
+    "mmlu": ("question", "choices"),
+    "openbookqa": ("question_stem", "choices"),
+    "piqa": ("goal", "sol1", "sol2"),
+    "rte": ("sentence1", "sentence2"),
+    "sciq": ("question", "distractor1", "distractor2", "distractor3", "correct_answer"),
+    "siqa": ("context", "question", "answerA", "answerB", "answerC"),
+    "social_iqa": ("context", "question", "answerA", "answerB", "answerC"),
+    "sst2": ("sentence",),
+    "winogrande": ("sentence", "option1", "option2"),
+}
 ANCHOR = 8  # words by which a field is looked for
 OVERLAP = 8  # words of the n-grams whose share is told
 EXAMPLES = 5
@@ -45,6 +66,14 @@ def fields(row: Any) -> Iterator[str]:
             yield from fields(value)
 
 
+def inputs(row: Any, task: str) -> Iterator[str]:
+    """The input of a row of a task: its named fields where the row has them, else as `fields` finds it."""
+    named = INPUTS.get(task, ())
+    if named and isinstance(row, Mapping) and all(name in row for name in named):
+        row = {name: row[name] for name in named}
+    return fields(row)
+
+
 def hash_words(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """The words of a text as the corpus's are hashed, ASCII capitals as small letters."""
     data = np.frombuffer(text.encode(), np.uint8)
@@ -57,7 +86,8 @@ class Questions:
     def __init__(self, path: Path) -> None:
         self.name = path.name.split(".")[0]
         self.rows = [
-            [hashed for text in fields(row) if len(hashed := hash_words(text))] for row in read_rows(path)
+            [hashed for text in inputs(row, self.name) if len(hashed := hash_words(text))]
+            for row in read_rows(path)
         ]
         if not any(self.rows):
             raise LoomError(f"{path} holds no row with text: contamination needs the questions as strings.")

@@ -122,8 +122,14 @@ def _settings(options: Options) -> dict[str, Any]:
     return {**plain, "eval": [Path(name).name for name in options.eval]}
 
 
+def _documents(pattern: str) -> str:
+    """Of a curated folder only its documents, not the attributes and removed documents beside them."""
+    below = Path(pattern) / "documents"
+    return str(below) if below.is_dir() and (Path(pattern) / MANIFEST).is_file() else pattern
+
+
 def _corpus(patterns: Sequence[str]) -> Corpus:
-    files = tuple(tag.find(patterns))
+    files = tuple(tag.find([_documents(pattern) for pattern in patterns]))
     sizes = [file.path.stat().st_size for file in files]
     count = min(len(files), MOST_PARTS, max(2, -(-sum(sizes) // PART_BYTES)))
     parts: list[list[int]] = [[] for _ in range(count)]
