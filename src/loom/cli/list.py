@@ -36,7 +36,10 @@ def run(
 def _taggers() -> tuple[list[str], list[tuple[str, ...]]]:
     from loom.corpus.taggers import available
 
-    rows: list[tuple[str, ...]] = [(item.name, item.spans, item.source, item.summary) for item in available()]
+    rows: list[tuple[str, ...]] = [
+        (item.name, item.spans, item.source, item.summary + (f" Reads {item.needs}." if item.needs else ""))
+        for item in available()
+    ]
     return ["name", "spans", "source", "what"], rows
 
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 import zstandard
 from isal import igzip, isal_zlib
 
-from loom.artifact import atomic_write
+from loom.artifact import MANIFEST, RUN, atomic_write
 from loom.corpus import pieces, remote
 from loom.errors import LoomError
 from loom.recipe import nearest
@@ -45,7 +45,13 @@ SCHEMA = pa.schema(
     ]
 )
 BATCH_BYTES = 32 << 20  # text in a batch, so that memory does not grow with the file
-DAMAGED = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+DAMAGED: tuple[Any, ...] = (
+    EOFError,
+    zlib.error,
+    isal_zlib.error,
+    gzip.BadGzipFile,
+    zstandard.ZstdError,
+)
 JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 SUFFIXES = (*JSON_SUFFIXES, ".parquet")
 ZSTD_LEVEL = 3
@@ -153,7 +159,10 @@ def find_files(patterns: Iterable[str | Path]) -> list[Path]:
             matches = sorted(
                 str(path)
                 for path in Path(pattern).rglob("*")
-                if path.name.endswith(SUFFIXES) and path.is_file() and not path.name.startswith(".")
+                if path.name.endswith(SUFFIXES)
+                and path.name not in (MANIFEST, RUN)
+                and not path.name.startswith(".")
+                and path.is_file()
             )
         else:
             matches = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
@@ -299,7 +308,7 @@ def open_compressed(path: Path) -> Iterator[IO[bytes]]:
         return
     with open_raw(path) as raw:
         if path.name.endswith(".gz"):
-            with igzip.open(raw, "rb") as stream:
+            with igzip.open(raw, "rb") as stream:  # type: ignore[no-untyped-call]
                 yield stream
         elif path.name.endswith(".zst"):
             yield io.BufferedReader(pieces.Frames(raw), 1 << 20)
@@ -380,8 +389,9 @@ def write_lines(path: Path, level: int | None = None) -> Iterator[IO[bytes]]:
     """Write a file atomically, compressed as its suffix says, without time or name in it."""
     with atomic_write(path) as raw:
         if path.name.endswith(".gz"):
-            packed = igzip.IGzipFile("", "wb", GZIP_LEVEL if level is None else level, raw, mtime=0)
-            with io.BufferedWriter(packed, 1 << 20) as stream:  # type: ignore[arg-type]
+            kind = GZIP_LEVEL if level is None else level
+            packed = igzip.IGzipFile("", "wb", kind, raw, mtime=0)  # type: ignore[no-untyped-call]
+            with io.BufferedWriter(packed, 1 << 20) as stream:
                 yield stream
         elif path.name.endswith(".zst"):
             compressor = zstandard.ZstdCompressor(level=level or ZSTD_LEVEL)

@@ -195,5 +195,5 @@ class Lines(io.RawIOBase):
             self.past_end = True
             beyond = io.BufferedReader(Frames(Range(self.raw, self.piece.end, self.size)), 1 << 18)
             self.stream = io.BytesIO(beyond.readline())
-            count = self.stream.readinto(buffer)  # type: ignore[attr-defined]
+            count = self.stream.readinto(buffer)
         return int(count)

@@ -28,6 +28,14 @@ ADDRESS = re.compile(rf"^({'|'.join(EXTRAS)}):/+")
 BLOCK = 8 << 20  # bytes a request
 ENDPOINT = "AWS_ENDPOINT_URL_S3"  # the variable botocore reads
 PARALLEL_UPLOADS = 8
+NETWORK = {
+    "aiohttp",
+    "aiobotocore",
+    "botocore",
+    "httpx",
+    "huggingface_hub",
+    "s3fs",
+}  # whose errors are the line's
 
 
 def address(path: str | Path) -> str | None:
@@ -139,7 +147,14 @@ def open_remote(url: str, *, whole: bool = True) -> Iterator[IO[bytes]]:
     except Exception as error:
         _fail(url, error)
     with stream:
-        yield stream
+        try:
+            yield stream
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in NETWORK or isinstance(
+                error, ConnectionError | TimeoutError
+            ):
+                _fail(url, error)
+            raise
 
 
 def publish(artifact: Artifact, to: str) -> dict[str, int]:

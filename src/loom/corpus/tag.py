@@ -264,17 +264,17 @@ def run_files(
     )
     results = [[next(done) for _ in parts] for parts in cut]
     joins = []
-    for file, parts in zip(files, results, strict=True):
-        if len(parts) > 1:
+    for file, done_parts in zip(files, results, strict=True):
+        if len(done_parts) > 1:
             outputs = task_of(file, names, format, recipe.experiment).outputs
-            inputs = tuple(Input(item.path, item.digest) for part in parts for item in part.outputs)
-            counters = sum_counters([part.counters for part in parts])
-            sources = [[part.task.outputs[index] for part in parts] for index in range(len(outputs))]
+            inputs = tuple(Input(item.path, item.digest) for part in done_parts for item in part.outputs)
+            counters = sum_counters([part.counters for part in done_parts])
+            sources = [[part.task.outputs[index] for part in done_parts] for index in range(len(outputs))]
             joins.append(Task(inputs, outputs, {"pieces": sources, "counters": counters}))
     joined = iter(
         engine.run(Operation("join pieces", 1, _join, threads=True), joins, root, "join") if joins else []
     )
-    found = [next(joined) if len(parts) > 1 else parts[0] for parts in results]
+    found = [next(joined) if len(each) > 1 else each[0] for each in results]
     return found
 
 

@@ -216,7 +216,7 @@ def records(stream: IO[bytes]) -> Iterator[Record | Broken]:
         try:
             for record in ArchiveIterator(stream, parse_http=False):
                 seen = start + record.stream_pos
-                declared = int(record.headers.get("Content-Length", -1))
+                declared = int(record.headers.get("Content-Length") or -1)
                 record.freeze()
                 if record.content_length < declared or declared < 0:
                     raise EOFError(f"{declared - record.content_length:,} bytes of its content are missing")

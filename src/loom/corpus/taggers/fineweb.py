@@ -347,4 +347,4 @@ def _covered(tokens: Sequence[str], n: int) -> int:
     for at, gram in enumerate(grams):
         if counts[gram] > 1:
             inside[at : at + n] = True
-    return sum(len(tokens[at]) for at in np.flatnonzero(inside))
+    return sum(len(tokens[at]) for at in np.flatnonzero(inside).tolist())

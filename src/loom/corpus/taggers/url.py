@@ -23,6 +23,7 @@ from loom.errors import LoomError
 
 LISTS = "lists of addresses or hosts (text, .gz)"
 ADBLOCK = "Adblock lists"
+WIKIDATA = "Wikidata's answers (JSON)"
 PARTS = re.compile(
     r"^(?:[a-z][a-z0-9+.-]*://)?(?:[^/?#@]*@)?([^/:?#]*|\[[^\]]*\])(?::(\d+))?(/[^?#]*)?", re.I
 )
@@ -148,9 +149,10 @@ def link_blocklist_phishing_v1(*paths: Path) -> Tagger:
     return _make(lambda url: clean(url) in known)
 
 
-@tagger("allowlist_wikidata_v1", spans="document", source="Dolma 1.2", needs="Wikidata's answers (JSON)")
+@tagger("allowlist_wikidata_cleaned_v1", spans="document", source="Dolma 1.2", needs=WIKIDATA)
+@tagger("allowlist_wikidata_v1", spans="document", source="Dolma 1.2", needs=WIKIDATA)
 def allowlist_wikidata_v1(*paths: Path) -> Tagger:
-    """The host, or what is left without its first labels, is the website of something in Wikidata."""
+    """The host, or what is left without its first labels, is a website in Wikidata (Dolma's cleaning never ran)."""
     known: set[str] = set()
     for path in paths:
         for line in read_lines(path):
