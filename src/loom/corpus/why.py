@@ -238,3 +238,27 @@ def _named(
         if not inside:
             found.append({"kind": "cut: duplicate or held-out text", "start": low, "end": high})
     return [dict(item) for item in {tuple(item.items()): item for item in found}.values()]
+
+
+def marked(identity: str, curated: Artifact) -> dict[str, Any]:
+    """A document as it came in and every attribute it has: {"text", "values", "spans"}.
+
+    `values` are the scores of attributes of the whole document, `spans` by attribute [start, end, score]
+    in code points. Raises `LoomError` for an id that never went into the curation.
+    """
+    recipe = build(curated.recipe, Curate, str(curated.path))
+    files = source_files(recipe, at=curated.path)
+    flat = [(name, file) for name, found in files.items() for file in found]
+    place = find(identity, curated, [file for _, file in flat])
+    source, file = flat[place[0]]
+    text = _row(file, place[1], identity)[1]["text"]
+    rules = recipe.rules[recipe.sources[source].rules]
+    _, columns = _columns(curated.path, file, rules.taggers, place[1], text)
+    values, spans = {}, {}
+    for key, column in columns.items():
+        found = column.of(0) or []
+        if len(found) == 1 and found[0][0] == 0 and found[0][1] == len(text):
+            values[key] = found[0][2]
+        elif found:
+            spans[key] = found
+    return {"text": text, "values": values, "spans": spans}

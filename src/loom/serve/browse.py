@@ -60,14 +60,23 @@ class Corpora:
         found = next(iter(_page(artifact.path / self._file(artifact, query), row, 1)), None)
         if found is None:
             raise LoomError(f"{query['file']} has no row {row:,}.")
-        shown = {"document": found, "fate": None, "marks": [], "values": {}, "chosen": "", "pieces": []}
+        shown: dict[str, Any] = {
+            "document": found,
+            "fate": None,
+            "marks": [],
+            "values": {},
+            "chosen": "",
+            "pieces": [],
+        }
         shown["pieces"] = _marked(found["text"], [])
         if self.curated is None:
-            return shown
+            return shown | {
+                "unknown": "No curation lies behind this run, so this document has no fate to tell."
+            }
         try:
             fate, known = why(found["id"], self.curated.path), marked(found["id"], self.curated)
-        except LoomError:
-            return shown  # a document of another collection
+        except LoomError as error:
+            return shown | {"unknown": str(error)}
         chosen = query.get("mark", "")
         spans = [(name, start, end) for start, end, _ in known["spans"].get(chosen, ()) for name in [chosen]]
         if not chosen:

@@ -164,6 +164,9 @@ def _document_folders(index: Index) -> Any:
 
 
 def _flatten(node: Lineage, depth: int, out: list[dict[str, Any]]) -> None:
+    """The artifacts behind a node, each once, those it was made from below it."""
+    if str(node.path) in [item["path"] for item in out]:
+        return
     counters = {}
     if node.kind not in ("file", "missing", "folder"):
         counters = {k: v for k, v in load(node.path).counters.items() if isinstance(v, int)}
