@@ -23,6 +23,7 @@ from loom.errors import LoomError
 FOLDER = "ids"
 ENTRIES = 1 << 22  # entries of a partition: 16 bytes each
 SEED = 0
+FILES_OPEN = 256
 
 
 def table(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -39,12 +40,22 @@ def in_order(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     return {"id_bytes": np.frombuffer(b"".join(encoded), np.uint8), "id_ends": ends}
 
 
-def at(path: Path, row: int) -> str:
-    """The id of a row, from a file that holds `in_order`'s arrays; nothing else of it is read."""
-    ends, data = exact.one(path, "id_ends"), exact.one(path, "id_bytes")
-    assert ends is not None and data is not None
-    start = int(ends[row - 1]) if row else 0
-    return np.asarray(data[start : int(ends[row])]).tobytes().decode()
+class Rows:
+    """Ids by file and row, from files that hold `in_order`'s arrays; of each only what is asked for is read."""
+
+    def __init__(self, out: Path, names: Sequence[str]) -> None:
+        self._out, self._names = out, names
+        self._open: dict[int, tuple[Any, Any]] = {}
+
+    def at(self, file: int, row: int) -> str:
+        if file not in self._open:
+            if len(self._open) >= FILES_OPEN:
+                self._open.clear()
+            path = self._out / self._names[file]
+            self._open[file] = exact.one(path, "id_ends"), exact.one(path, "id_bytes")
+        ends, data = self._open[file]
+        start = int(ends[row - 1]) if row else 0
+        return bytes(data[start : int(ends[row])]).decode()
 
 
 def every(path: Path) -> Iterator[str]:

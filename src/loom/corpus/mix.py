@@ -110,6 +110,7 @@ def mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
     judged = exact.mapped(out / parameters["judged"])
     fate: list[str | None] = [None if v < 0 else parameters["rules"][v] for v in judged["verdict"].tolist()]
     survivors: dict[int, tuple[int, int]] = {}
+    others = ids_index.Rows(out, mixing.judged)
     for reason, names in mixing.duplicates.items():
         for row, other, place in dead_rows(out, names, parameters["index"]).tolist():
             fate[row] = reason
@@ -150,7 +151,7 @@ def mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
                     if parameters["keep_removed"]:
                         document["removed"] = {"rule": rule}
                         if row in survivors:
-                            document["removed"]["survivor"] = _survivor(mixing, out, *survivors[row])
+                            document["removed"]["survivor"] = others.at(*survivors[row])
                         removed.write(orjson.dumps(document) + b"\n")
                 row += 1
     gone = sum(counters["removed"].values()) if parameters["keep_removed"] else 0
@@ -217,10 +218,6 @@ def _count_edits(counters: dict[str, Any], edits: Sequence[tuple[Edit, int]]) ->
         counters[kind][edit.kind] = counters[kind].get(edit.kind, 0) + 1
         if edit.kind == HELD_OUT:
             counters["held_out_hits"] += matches
-
-
-def _survivor(mixing: Mixing, out: Path, index: int, row: int) -> str:
-    return ids_index.at(out / mixing.judged[index], row)
 
 
 def dead_rows(out: Path, names: Sequence[str], index: int) -> Any:

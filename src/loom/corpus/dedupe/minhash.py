@@ -212,13 +212,14 @@ def _write_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     first = exact.mapped(out / WORK / "clusters")["first"][start:end].tolist()
     own = out / signed[file]
     lengths = exact.mapped(own)["lengths"].tolist()
+    survivors = id_index.Rows(out, signed)
     marked = 0
     with write_lines(out / task.outputs[0]) as stream:
         for row, identity in enumerate(id_index.every(own)):
             attributes: dict[str, Any] = {}
             if first[row] != start + row:
                 other = bisect.bisect_right(starts, first[row]) - 1
-                survivor = id_index.at(out / signed[other], first[row] - starts[other])
+                survivor = survivors.at(other, first[row] - starts[other])
                 attributes = {name: [[0, lengths[row], 1.0]], f"{name}_of": survivor}
                 marked += 1
             stream.write(orjson.dumps({"attributes": attributes, "id": identity}) + b"\n")
