@@ -15,7 +15,8 @@ from loom.errors import LoomError
 from loom.evals import cache
 from loom.evals.contamination import History
 from loom.evals.curve import evaluate_run
-from loom.evals.evaluate import EvalRecipe, evaluate, judge_outputs
+from loom.evals.evaluate import EvalRecipe, evaluate
+from loom.evals.judged import judge_outputs
 from loom.evals.judges import Replay
 from loom.evals.published import TABLE_3, table
 from loom.evals.subject import load_subject

@@ -64,7 +64,8 @@ def run(
 
     Example: loom eval runs/quickstart/sft --tasks docs --data runs/quickstart/questions --out runs/eval
     """
-    from loom.evals.evaluate import EvalRecipe, evaluate, judge_outputs
+    from loom.evals.evaluate import EvalRecipe, evaluate
+    from loom.evals.judged import judge_outputs
     from loom.evals.judges import find_judge
     from loom.evals.subject import load_subject
     from loom.tasks import registry

@@ -9,7 +9,8 @@ import orjson
 
 from loom.artifact import atomic_write, write_json
 from loom.errors import LoomError
-from loom.evals.evaluate import EvalRecipe, clean, evaluate
+from loom.evals.evaluate import EvalRecipe, evaluate
+from loom.evals.settings import clean
 from loom.evals.subject import load_subject
 from loom.train.checkpoint import checkpoints, step_of
 

@@ -7,10 +7,9 @@ the sums of every document.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +20,20 @@ from loom.artifact import Artifact, Input, atomic_write, write_json
 from loom.console import console
 from loom.errors import LoomError
 from loom.evals import cache, metrics, perplexity, tuned
-from loom.evals.contamination import History, Seen
-from loom.evals.items import Scores, score_items
-from loom.evals.judges import Comparison, Judge, find_judge, win_rate
+from loom.evals.contamination import History
+from loom.evals.items import score_items
+from loom.evals.judged import evaluate_written
+from loom.evals.settings import EvalRecipe, clean, length, refused
 from loom.evals.subject import Subject
+from loom.evals.summary import lines_of, summarise
 from loom.evals.text import by_source, is_token_folder, read_texts, text_documents, token_documents
-from loom.evals.verdicts import toxicity, truthfulness
-from loom.evals.written import WRITTEN, Prompt, Written, write_answers
+from loom.evals.written import WRITTEN, Written
 from loom.recipe import to_plain
 from loom.tasks import data, registry
 from loom.tasks.item import Item, Task
 from loom.version import VERSION
 
-
-@dataclass(frozen=True)
-class EvalRecipe:
-    """What to measure. `tasks` need `data`, the folder with their rows; `text` are folders or files."""
-
-    tasks: tuple[str, ...] = ()
-    data: Path | None = None
-    text: tuple[Path, ...] = ()
-    text_split: str | None = None
-    limit: int | None = None
-    """Rows of each task (and subject), or documents of each source, from the start; None for all."""
-    sample: int | None = None
-    """Rows of each task drawn with a fixed seed."""
-    split: str | None = None
-    """The split to read in place of the protocol's."""
-    skip_bad: bool = False
-    token_budget: int = 8192
-    """Tokens in a batch; the results do not depend on it."""
-    max_length: int | None = None
-    """Context in tokens, at most the model's."""
-    seed: int = 0
-    chat: bool = False
-    """Written answers: prompts in the chat format, for a tuned model."""
-    judge: str | None = None
-    """Who judges written answers: replay:FILE, model:FOLDER, endpoint:URL#MODEL; classifier:FOLDER."""
-    max_new_tokens: int | None = None
-    conversations: Path | None = None
-    """A folder of `loom prepare sft --held-out N`: held-out answers, whether answers end, probes."""
-    pairs: Path | None = None
-    """A folder of `loom prepare dpo --held-out N`: preference accuracy."""
-    present: bool = False
-    """Leave out tasks whose rows are not there, and written ones without a judge; say which."""
-    use_cache: bool = True
+__all__ = ["EvalRecipe", "evaluate"]
 
 
 def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
@@ -98,6 +66,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         names.append(f"{task.name}.jsonl")
         _write_lines(out / names[-1], lines)
         seconds[task.name] = round(time.monotonic() - before, 3)
+    results |= best_forms(results, sources)
     for name in written:
         if (reason := _absent(WRITTEN[name], recipe, history)) is not None:
             missing[name] = reason
@@ -134,7 +103,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         "tokenizer": subject.tokenizer.digest,
         "dtype": subject.dtype,
         "loom": VERSION,
-        "max_length": _length(subject, recipe),
+        "max_length": length(subject, recipe),
         "prefix": "end of text before an empty context, a chat prompt and a document; nothing otherwise",
         "seed": recipe.seed,
         "tasks": sources,
@@ -153,6 +122,26 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
     )
     write_json(out / artifact.RUN, artifact.read_run(out) | {"seconds_by_task": seconds})
     return made
+
+
+def best_forms(
+    results: Mapping[str, Mapping[str, Any]], sources: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """OLMES's figure of a task: the better of its cloze and its lettered form, where both were scored."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, result in results.items():
+        lettered = results.get(f"{name}-mcf") if name.endswith(":olmes") else None
+        if lettered is None or "refused" in result or "refused" in lettered:
+            continue
+        forms = {
+            form: (one[sources[form]["headline"]], one[f"{sources[form]['headline']}_stderr"], one["n"])
+            for form, one in ((name, result), (f"{name}-mcf", lettered))
+        }
+        best = max(forms, key=lambda form: forms[form][0])
+        value, stderr, n = forms[best]
+        found[f"{name}-max"] = {"acc": value, "acc_stderr": stderr, "form": best, "n": n}
+        sources[f"{name}-max"] = {"headline": "acc", "files": sources[best]["files"]}
+    return found
 
 
 def _absent(task: Task | Written, recipe: EvalRecipe, history: History) -> str | None:
@@ -201,8 +190,8 @@ def evaluate_task(
     prompts = [_question(item) for item in loaded.items]
     seen = history.saw(prompts, [found.digest for found in loaded.found])
     if seen is not None:
-        return {task.name: _refused(task.name, seen)}, [], {"headline": task.metrics[0], "seen": vars(seen)}
-    settings = [_length(subject, recipe), subject.dtype, subject.digest, subject.tokenizer.digest]
+        return {task.name: refused(task.name, seen)}, [], {"headline": task.metrics[0], "seen": vars(seen)}
+    settings = [length(subject, recipe), subject.dtype, subject.digest, subject.tokenizer.digest]
     key = cache.key(loaded.items, settings)
     scores = cache.read(key) if recipe.use_cache else None
     cached = scores is not None
@@ -212,7 +201,7 @@ def evaluate_task(
                 subject.model,
                 loaded.items,
                 subject.tokenizer,
-                _length(subject, recipe),
+                length(subject, recipe),
                 budget=recipe.token_budget,
                 device=subject.device,
                 progress=progress,
@@ -240,172 +229,13 @@ def evaluate_task(
         "tokens_read": scores.read,
         "tokens_one_choice_at_a_time": scores.naive,
     }
-    return results, list(_lines(loaded.items, scores, outcomes)), facts
+    return results, list(lines_of(loaded.items, scores, outcomes)), facts
 
 
 def _question(item: Item) -> str:
     """What a user would have asked: the context without its few-shot header and the chat format's frame."""
     text = item.pairs[0][0].removeprefix(item.header)
     return text.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n")
-
-
-def _refused(name: str, seen: Seen) -> dict[str, Any]:
-    what = f"{seen.prompts:,} of its prompts are" if seen.prompts else "its own rows are"
-    console.warn(f"{name}: no figure, {what} in what the model was trained on ({seen.where}).")
-    return {"n": 0, "refused": f"{what} in the training data", "seen_prompts": seen.prompts}
-
-
-def evaluate_written(
-    subject: Subject, task: Written, recipe: EvalRecipe, history: History
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Answers in the upstream's schema, and a figure where a judge was named."""
-    assert recipe.data is not None
-    prompts = list(task.prompts(recipe.data))[: recipe.limit]
-    headline = {"headline": "n"}
-    if (seen := history.saw([prompt.text for prompt in prompts], ())) is not None:
-        return {task.name: _refused(task.name, seen)}, [], headline | {"seen": vars(seen)}
-    with console.progress(task.name, total=len(prompts)) as progress:
-        answers = write_answers(
-            subject,
-            task,
-            prompts,
-            chat=recipe.chat,
-            max_new_tokens=recipe.max_new_tokens,
-            progress=progress,
-        )
-    name = subject.path.name
-    lines = [task.store(prompt, answer, name) for prompt, answer in zip(prompts, answers, strict=True)]
-    result: dict[str, Any] = {"n": len(lines), "empty_answers": sum(not answer for answer in answers)}
-    if recipe.judge is None:
-        return {task.name: result}, lines, headline
-    if task.name != "alpaca_eval":
-        figures = _verdicts(task, prompts, answers, lines, recipe.judge)
-        return {task.name: result | figures}, lines, {"judge": recipe.judge, "headline": next(iter(figures))}
-    comparisons = [
-        Comparison(prompt.text, prompt.row.get("output", ""), answer)
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    figures, facts = judged(find_judge(recipe.judge), comparisons)
-    return {task.name: result | figures}, lines, {**facts, "headline": next(iter(figures))}
-
-
-def _verdicts(
-    task: Written,
-    prompts: Sequence[Prompt],
-    answers: Sequence[str],
-    lines: Sequence[Mapping[str, Any]],
-    judge: str,
-) -> dict[str, float]:
-    """ToxiGen takes classifier:FOLDER, TruthfulQA model:TRUTH or model:TRUTH,INFO."""
-    kind, _, rest = judge.partition(":")
-    if task.name == "toxigen" and kind == "classifier" and rest:
-        return toxicity(lines, Path(rest))
-    if task.name == "truthfulqa_gen" and kind == "model" and rest:
-        truth, _, info = rest.partition(",")
-        questions = [prompt.text.rpartition("Q: ")[2] for prompt in prompts]
-        trimmed = [answer.removeprefix("A:").split("Q:")[0].strip() for answer in answers]
-        return truthfulness(questions, trimmed, Path(truth), Path(info) if info else None)
-    raise LoomError(
-        f"{task.name} cannot be judged by {judge!r}: toxigen takes classifier:FOLDER, truthfulqa_gen "
-        f"model:TRUTH_JUDGE or model:TRUTH_JUDGE,INFO_JUDGE."
-    )
-
-
-def judged(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`alpaca_win[<judge>]` with its error, and what the judge says of itself."""
-    found = win_rate(judge.prefer(comparisons))
-    metric = f"alpaca_win[{judge.name}]"
-    if found.unjudged:
-        console.warn(f"{metric}: {found.unjudged:,} of {len(comparisons):,} answers were not judged.")
-    figures = {
-        metric: found.win_rate,
-        f"{metric}_stderr": found.stderr,
-        f"alpaca_discrete_win[{judge.name}]": found.discrete,
-        "judged": found.n,
-        "not_judged": found.unjudged,
-        "n": len(comparisons),
-    }
-    return figures, {"judge": judge.describe()}
-
-
-def judge_outputs(outputs: Path, reference: Path, judge: Judge, out: Path) -> Artifact:
-    """Judge answers that lie in a file (rows {instruction, output}) against a reference's, by instruction."""
-    started = time.monotonic()
-    baseline = {row["instruction"]: row["output"] for row in data.read_rows(reference)}
-    rows = list(data.read_rows(outputs))
-    comparisons = []
-    for number, row in enumerate(rows, 1):
-        if row.get("instruction") not in baseline or "output" not in row:
-            raise LoomError(
-                f"{outputs}:{number}: a row needs an instruction that {reference} has, and its output."
-            )
-        comparisons.append(Comparison(row["instruction"], baseline[row["instruction"]], row["output"]))
-    figures, facts = judged(judge, comparisons)
-    body = {
-        "results": clean({"alpaca_eval": figures}),
-        "loom": VERSION,
-        "tasks": {"alpaca_eval": {**facts, "headline": next(iter(figures))}},
-    }
-    write_json(out / "results.json", body)
-    return artifact.commit(
-        out,
-        "evaluation",
-        recipe={"outputs": artifact.relative(outputs, out), "judge": judge.describe()},
-        inputs=[
-            Input(artifact.relative(path, out), artifact.digest_file(path)) for path in (outputs, reference)
-        ],
-        outputs=artifact.describe(out, ["results.json"]),
-        counters={"answers": len(rows)},
-        started=started,
-    )
-
-
-def summarise(
-    task: Task,
-    items: Sequence[Item],
-    scores: Scores,
-    outcomes: Sequence[metrics.Outcome | None],
-    of: Sequence[int] | None = None,
-) -> dict[str, Any]:
-    """Every metric's mean with its standard error, the protocol's first; `n` items that were scored."""
-    chosen = [i for i in (range(len(items)) if of is None else of) if outcomes[i] is not None]
-    kept = [outcome for i in chosen if (outcome := outcomes[i]) is not None]
-    clusters = [items[i].cluster or str(i) for i in chosen]
-    names = list(dict.fromkeys(name for outcome in kept for name in outcome.values))
-    result: dict[str, Any] = {}
-    if all(isinstance(items[i].gold, int) for i in chosen):
-        bits, error = metrics.pooled_bpb([items[i] for i in chosen], [scores.logp[i] for i in chosen])
-        pooled: dict[str, Any] = {"bits_per_byte": bits, "bits_per_byte_stderr": error}
-    else:
-        pooled = {}
-    if all(isinstance(items[i].gold, int) and len(items[i].pairs) > 1 for i in chosen) and chosen:
-        pooled["chance"] = sum(1 / len(items[i].pairs) for i in chosen) / len(chosen)
-    for name in names:
-        values = [outcome.values[name] for outcome in kept]
-        result[name], result[f"{name}_stderr"] = metrics.mean(values)
-        clustered = metrics.mean(values, clusters)[1]
-        if clustered != result[f"{name}_stderr"]:
-            result[f"{name}_stderr_clustered"] = clustered
-    result |= pooled
-    ordered = [name for name in task.metrics if name in result]
-    ordered += [name for name in result if name not in ordered]
-    return {name: result[name] for name in ordered} | {"n": len(kept)}
-
-
-def _lines(
-    items: Sequence[Item], scores: Scores, outcomes: Sequence[metrics.Outcome | None]
-) -> Sequence[dict[str, Any]]:
-    lines = []
-    for item, logp, outcome in zip(items, scores.logp, outcomes, strict=True):
-        line: dict[str, Any] = {"doc_id": item.doc_id}
-        if item.group:
-            line["subject"] = item.group
-        line["gold"] = item.gold
-        line["loglikelihoods"] = [None if math.isnan(value) else float(value) for value in logp]
-        line["predictions"] = dict(outcome.predictions) if outcome else {}
-        line["values"] = dict(outcome.values) if outcome else {}
-        lines.append(line)
-    return lines
 
 
 def evaluate_text(
@@ -425,16 +255,12 @@ def evaluate_text(
             subject.model,
             documents,
             subject.tokenizer.eos_id,
-            _length(subject, recipe),
+            length(subject, recipe),
             budget=recipe.token_budget,
             device=subject.device,
             progress=progress,
         )
     return perplexity.table(scores, recipe.seed), [vars(score) for score in scores]
-
-
-def _length(subject: Subject, recipe: EvalRecipe) -> int:
-    return min(recipe.max_length or subject.max_length, subject.max_length)
 
 
 def _plain(recipe: EvalRecipe, out: Path) -> dict[str, Any]:
@@ -448,13 +274,6 @@ def _plain(recipe: EvalRecipe, out: Path) -> dict[str, Any]:
         plain[name] = artifact.relative(path, out) if path else None
     plain["text"] = [artifact.relative(path, out) for path in recipe.text]
     return plain
-
-
-def clean(value: Any) -> Any:
-    """NaN, which JSON does not have, as None."""
-    if isinstance(value, Mapping):
-        return {key: clean(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
