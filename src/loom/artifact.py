@@ -33,6 +33,7 @@ FILES = "files.jsonl"
 _HOST = (
     f"{xxhash.xxh32_intdigest(socket.gethostname().encode()):08x}"  # process ids repeat on a cluster's nodes
 )
+ADDRESSES = ("s3:", "hf:", "https:", "http:")  # how a path begins that is none
 LONG_LIST = 200  # more files than this go to files.jsonl
 
 
@@ -64,8 +65,14 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary binary file beside `path`; on a clean exit flush it to disk and rename it to `path`.
 
     On an exception the temporary file is removed and `path` is as it was. A full disk or a folder that
-    cannot be written becomes a `LoomError` that names the folder.
+    cannot be written becomes a `LoomError` that names the folder; so does an address (`s3://...`) where
+    only a folder will do.
     """
+    if path.parts and path.parts[0] in ADDRESSES:
+        raise LoomError(
+            f"{path} is an address, and this step writes to folders of this machine only. Give a folder as --out; "
+            f"`loom tag` and `loom curate` can upload what they made."
+        )
     temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
