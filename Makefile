@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 ARGS   ?=
 
-.PHONY: quickstart test setup lint bench lock oracles clean
+.PHONY: quickstart test setup lint bench docs lock oracles clean
 .DEFAULT_GOAL := setup
 
 quickstart: $(VENV)/.locked
@@ -47,6 +47,11 @@ oracles: $(VENV)/.dev
 bench: $(VENV)/.dev oracles
 	@for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
 
+# The documentation as a site, in site/. Warnings are errors.
+docs: $(VENV)/.locked requirements-docs.lock
+	$(PIP) install --no-deps -r requirements-docs.lock
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # Resolve the locks anew. torch and what it drags in stay out: pip takes the build the machine offers.
 lock:
 	@test -x .peers/lock/bin/uv || { $(PYTHON) -m venv .peers/lock && .peers/lock/bin/pip -q install uv; }
@@ -55,6 +60,9 @@ lock:
 	.peers/lock/bin/uv pip compile --universal --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-package torch pyproject.toml --extra dev -c requirements.lock -q \
 	  | grep -vE '^(torch|triton|nvidia-|cuda-)' > requirements-dev.lock
+	.peers/lock/bin/uv pip compile --universal --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-package torch pyproject.toml --extra docs -c requirements.lock -c requirements-dev.lock -q \
+	  | grep -vE '^(torch|triton|nvidia-|cuda-)' | grep -vxFf requirements.lock > requirements-docs.lock
 
 clean:
 	rm -rf $(VENV) .peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
