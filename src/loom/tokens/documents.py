@@ -21,6 +21,7 @@ from isal import igzip, isal_zlib
 from loom.artifact import MANIFEST, RUN, Artifact, Input, digest_file, digest_json, load, refer, relative
 from loom.errors import LoomError
 
+DAMAGED: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
 BLOCK = 1 << 22  # bytes of JSON lines, or rows of Parquet by estimate, read at a time
 PARQUET_ROWS = 2048
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
@@ -98,7 +99,11 @@ def _matches(pattern: str) -> tuple[list[Path], Path]:
     path = Path(pattern)
     if path.is_dir():
         below = path / "documents" if (path / "documents").is_dir() else path
-        names = sorted(item for item in below.rglob("*") if item.name.endswith(SUFFIXES) and item.is_file())
+        names = sorted(
+            item
+            for item in below.rglob("*")
+            if item.name.endswith(SUFFIXES) and item.name not in (MANIFEST, RUN) and item.is_file()
+        )
         return [item for item in names if not _inside_hidden(item, below)], below
     if path.is_file():
         return [path], path.parent
@@ -262,7 +267,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 def _decompressed(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
     try:
         if path.name.endswith(".gz"):
-            with igzip.open(stream) as plain:
+            with igzip.open(stream) as plain:  # type: ignore[no-untyped-call]
                 while chunk := plain.read(BLOCK):
                     yield chunk
         elif path.name.endswith(".zst"):
@@ -270,7 +275,7 @@ def _decompressed(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
         else:
             while chunk := stream.read(BLOCK):
                 yield chunk
-    except (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         raise LoomError(
             f"{path} was cut short or is damaged ({error}). Get it again from where it came."
         ) from None

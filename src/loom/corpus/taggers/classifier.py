@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from loom.corpus.attributes import Spans, from_lists
+from loom.corpus import fasttext
+from loom.corpus.attributes import Spans, from_lists, whole
 from loom.corpus.taggers import Tagger, Texts, tagger
 from loom.corpus.taggers.length import paragraphs
 from loom.errors import LoomError
@@ -25,10 +26,10 @@ Predict = Callable[[str], Iterable[tuple[str, float]]]
 @cache
 def load(path: Path) -> Any:
     """A fastText model, loaded once a process. Raises `LoomError` if the file is none."""
-    import fasttext
+    import fasttext as package
 
     try:
-        return fasttext.load_model(str(path))
+        return package.load_model(str(path))
     except (ValueError, RuntimeError) as error:
         raise LoomError(f"{path} is no fastText model ({error}).") from None
 
@@ -79,10 +80,22 @@ def _pair(path: Path) -> Predict:
     return predict
 
 
+def _documents(path: Path) -> Tagger:
+    """Every label of the whole text, in batches."""
+    model = fasttext.load(path)
+
+    def tag(texts: Texts) -> Mapping[str, Spans]:
+        scores = model.scores(*fasttext.utf8([text.strip() for text in texts.strings]))
+        found = {label: whole(texts.lengths, scores[:, place]) for place, label in enumerate(model.labels)}
+        return {label: found[label] for label in sorted(found)}
+
+    return tag
+
+
 @tagger("jigsaw_hatespeech_document_v2", spans="document", source="Dolma 1.2", needs=MODEL)
 def jigsaw_hatespeech_document_v2(path: Path) -> Tagger:
     """`__label__toxic` and `__label__non_toxic` of the document."""
-    return _by_unit(_pair(path), document)
+    return _documents(path)
 
 
 @tagger("jigsaw_hatespeech_sentence_v2", spans="sentences", source="Dolma 1.2", needs=MODEL)
@@ -94,7 +107,7 @@ def jigsaw_hatespeech_sentence_v2(path: Path) -> Tagger:
 @tagger("jigsaw_nsfw_document_v1", spans="document", source="Dolma 1.2", needs=MODEL)
 def jigsaw_nsfw_document_v1(path: Path) -> Tagger:
     """`__label__nsfw` and `__label__non_nsfw` of the document, or what the model calls them."""
-    return _by_unit(_pair(path), document)
+    return _documents(path)
 
 
 @tagger("jigsaw_nsfw_sencence_v2", spans="sentences", source="Dolma 1.2", needs=MODEL)

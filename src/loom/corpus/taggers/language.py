@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from loom.corpus import fasttext
 from loom.corpus.attributes import Spans, from_lists, whole
 from loom.corpus.taggers import Tagger, Texts, tagger
 from loom.corpus.taggers.length import paragraphs
@@ -31,9 +32,9 @@ def model_path() -> Path:
 @cache
 def model() -> Any:
     """The model of `model_path`, loaded once."""
-    import fasttext
+    import fasttext as package
 
-    return fasttext.load_model(str(model_path()))
+    return package.load_model(str(model_path()))
 
 
 def english(text: str) -> float:
@@ -54,21 +55,17 @@ def language_v1() -> Tagger:
     """`en`: the probability of English, `top`: of the likeliest language, by the first 1,000 characters."""
 
     def tag(texts: Texts) -> Mapping[str, Spans]:
-        predict = model().predict
-        scores = np.zeros((len(texts), 2))
-        for row, text in enumerate(texts.strings):
-            labels, values = predict(_prepared(text[:CAPPED]), k=2)
-            for label, value in zip(labels, values, strict=True):
-                if label == "__label__en":
-                    scores[row, 0] = value
-            scores[row, 1] = values[0] if len(values) else 0.0
-        return {"en": whole(texts.lengths, scores[:, 0]), "top": whole(texts.lengths, scores[:, 1])}
+        model, scores = _batch_scores(texts, CAPPED)
+        top = scores.max(axis=1, initial=0.0)
+        return {"en": whole(texts.lengths, scores[:, model.column("en")]), "top": whole(texts.lengths, top)}
 
     return tag
 
 
-def _scores(texts: Texts) -> list[float]:
-    return [english(text) for text in texts.strings]
+def _batch_scores(texts: Texts, cap: int | None = None) -> tuple[fasttext.Model, Any]:
+    """The model, and its scores of every text or of its first `cap` code points, all languages."""
+    model = fasttext.load(model_path())
+    return model, model.scores(*fasttext.utf8([_prepared(text[:cap]) for text in texts.strings]))
 
 
 @tagger("ft_lang_id_en_doc_v2", spans="document", source="Dolma 1.2")
@@ -76,7 +73,8 @@ def ft_lang_id_en_doc_v2() -> Tagger:
     """`en` and `not_en` of the whole text (Dolma's rule with the quantised model)."""
 
     def tag(texts: Texts) -> Mapping[str, Spans]:
-        scores = np.array(_scores(texts), np.float64)
+        model, every = _batch_scores(texts)
+        scores = every[:, model.column("en")]
         return {"en": whole(texts.lengths, scores), "not_en": whole(texts.lengths, 1 - scores)}
 
     return tag

@@ -1,0 +1,244 @@
+"""fastText's features and scores (Joulin et al. 2016) over text bytes, every distinct word summed up once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from loom.corpus.kernels.fingerprints import finish
+from loom.corpus.kernels.interning import PRIME, SEED
+
+FNV, FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
+NGRAM = np.uint64(116049371)
+CACHE_BITS = 19
+CACHE_BYTES = 64 << 20  # of word vectors
+LEAST = 1e-5  # fastText's guard in every logarithm, and the score below which it keeps silent
+
+
+@njit(nogil=True, cache=True)
+def _hash(data, low, high):  # type: ignore[no-untyped-def]
+    """fastText's FNV-1a of 32 bits: bytes from 128 on count as negative numbers."""
+    value = FNV
+    for k in range(low, high):
+        byte = np.uint32(data[k])
+        if byte >= 128:
+            byte |= np.uint32(0xFFFFFF00)
+        value = np.uint32((value ^ byte) * FNV_PRIME)
+    return value
+
+
+@njit(nogil=True, cache=True)
+def _lookup(hashed, ids, keys):  # type: ignore[no-untyped-def]
+    """The value of a key in an open-addressing table (ids: -1 where empty), or -1."""
+    mask = np.int64(ids.size - 1)
+    slot = np.int64(finish(hashed) & np.uint64(mask))
+    while ids[slot] >= 0:
+        if keys[slot] == hashed:
+            return ids[slot]
+        slot = (slot + 1) & mask
+    return np.int64(-1)
+
+
+@njit(nogil=True, cache=True)
+def table(keys):  # type: ignore[no-untyped-def]
+    """An open-addressing table of uint64 keys, each with its place: (ids int64, keys uint64)."""
+    size = 16
+    while size < 2 * keys.size:
+        size *= 2
+    ids = np.full(size, -1, np.int64)
+    held = np.zeros(size, np.uint64)
+    mask = np.int64(size - 1)
+    for k in range(keys.size):
+        slot = np.int64(finish(keys[k]) & np.uint64(mask))
+        while ids[slot] >= 0:
+            slot = (slot + 1) & mask
+        ids[slot] = k
+        held[slot] = keys[k]
+    return ids, held
+
+
+@njit(nogil=True, cache=True)
+def word_key(data, low, high):  # type: ignore[no-untyped-def]
+    """A 64-bit hash of a word."""
+    value = SEED
+    for k in range(low, high):
+        value = (value ^ np.uint64(data[k])) * PRIME
+    return finish(value ^ np.uint64(high - low))
+
+
+@njit(nogil=True, cache=True)
+def _row(bucket, words, pruned_ids, pruned_keys, kept):  # type: ignore[no-untyped-def]
+    """The input row of a bucket, -1 where pruning took it: `kept` has a bit a bucket, or is empty."""
+    if kept.size == 0:
+        return words + bucket
+    if not kept[bucket >> 6] >> np.uint64(bucket & 63) & np.uint64(1):
+        return np.int64(-1)
+    found = _lookup(np.uint64(bucket), pruned_ids, pruned_keys)
+    return words + found if found >= 0 else np.int64(-1)
+
+
+@njit(nogil=True, cache=True)
+def _add(out, matrix, row):  # type: ignore[no-untyped-def]
+    for d in range(out.size):
+        out[d] += matrix[row, d]
+
+
+@njit(nogil=True, cache=True)
+def _word(  # type: ignore[no-untyped-def]
+    data, low, high, wid, end_of_line, out, matrix, words, buckets, shortest, longest, pruned_ids, pruned_keys, kept,
+    padded,
+):  # fmt: skip
+    """Add a word's vectors to `out`: its own row and those of its character n-grams; how many they are."""
+    count = 0
+    if wid >= 0:
+        _add(out, matrix, wid)
+        count += 1
+    if longest <= 0 or end_of_line:
+        return count
+    size = high - low + 2
+    padded[0] = 60
+    padded[1 : size - 1] = data[low:high]
+    padded[size - 1] = 62
+    for i in range(size):
+        if padded[i] & 0xC0 == 0x80:
+            continue
+        hashed = FNV
+        j = i
+        n = 1
+        while j < size and n <= longest:
+            while True:
+                byte = np.uint32(padded[j])
+                if byte >= 128:
+                    byte |= np.uint32(0xFFFFFF00)
+                hashed = np.uint32((hashed ^ byte) * FNV_PRIME)
+                j += 1
+                if j >= size or padded[j] & 0xC0 != 0x80:
+                    break
+            if n >= shortest and not (n == 1 and (i == 0 or j == size)):
+                row = _row(np.int64(hashed) % buckets, words, pruned_ids, pruned_keys, kept)
+                if row >= 0:
+                    _add(out, matrix, row)
+                    count += 1
+            n += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def hidden(  # type: ignore[no-untyped-def]
+    data, offsets, matrix, words, word_ids, word_keys, end_row, buckets, shortest, longest, word_ngrams,
+    pruned_ids, pruned_keys, kept, label,
+):  # fmt: skip
+    """The mean input vector of every text, float64[n, dim], as fastText forms it (but summed in 64 bits).
+
+    Words part at ASCII space and NUL; the line's end counts as a word. `words` rows of `matrix` are words,
+    the others buckets; `label` is the prefix that marks labels, which are no words.
+    """
+    dim = matrix.shape[1]
+    count = offsets.size - 1
+    out = np.zeros((count, dim))
+    biggest = 4
+    for row in range(count):
+        biggest = max(biggest, offsets[row + 1] - offsets[row])
+    padded = np.empty(biggest + 2, np.uint8)
+    hashes = np.empty(biggest // 2 + 3, np.int32)
+    slots = 1 << CACHE_BITS
+    cached = np.full(slots, -1, np.int32)
+    cache_keys = np.zeros(slots, np.uint64)
+    vectors = np.zeros((1024, dim), np.float64)
+    sizes = np.zeros(1024, np.int64)
+    known = 0
+    most = min(slots // 2, CACHE_BYTES // (8 * dim))
+    end = np.frombuffer(b"</s>", np.uint8)
+    end_hash = np.int32(_hash(end, 0, 4))
+    vector = np.zeros(dim)
+    for row in range(count):
+        at, high = offsets[row], offsets[row + 1]
+        total = tokens = 0
+        stopped = False
+        while at < high and not stopped:
+            byte = data[at]
+            if byte == 32 or 9 <= byte <= 13 or byte == 0:
+                at += 1
+                continue
+            low = at
+            key = SEED
+            while at < high:
+                byte = data[at]
+                if byte == 32 or 9 <= byte <= 13 or byte == 0:
+                    break
+                key = (key ^ np.uint64(byte)) * PRIME
+                at += 1
+            size = at - low
+            key = finish(key ^ np.uint64(size))
+            if (
+                size == 4
+                and data[low] == 60
+                and data[low + 1] == 47
+                and data[low + 2] == 115
+                and data[low + 3] == 62
+            ):
+                stopped = True
+                continue
+            slot = np.int64(key & np.uint64(slots - 1))
+            while cached[slot] >= 0 and cache_keys[slot] != key:
+                slot = (slot + 1) & (slots - 1)
+            number = np.int64(cached[slot])
+            if number < 0:
+                vector[:] = 0.0
+                wid = _lookup(key, word_ids, word_keys)
+                marked = size >= label.size
+                for k in range(label.size):
+                    marked = marked and data[low + k] == label[k]
+                if marked and wid < 0:
+                    found = np.int64(-1)
+                else:
+                    found = np.int64(_word(
+                        data, low, at, wid, False, vector, matrix, words, buckets, shortest, longest,
+                        pruned_ids, pruned_keys, kept, padded,
+                    ))  # fmt: skip
+                if known < most:
+                    if known == vectors.shape[0]:
+                        more = np.zeros((2 * known, dim), np.float64)
+                        more[:known] = vectors
+                        vectors = more
+                        more_sizes = np.zeros(2 * known, np.int64)
+                        more_sizes[:known] = sizes
+                        sizes = more_sizes
+                    cached[slot] = known
+                    cache_keys[slot] = key
+                    vectors[known] = vector
+                    sizes[known] = found
+                    known += 1
+                if found >= 0:
+                    out[row] += vector
+            else:
+                found = sizes[number]
+                if found >= 0:
+                    for d in range(dim):
+                        out[row, d] += vectors[number, d]
+            if found >= 0:
+                total += found
+                if word_ngrams > 1:
+                    hashes[tokens] = np.int32(_hash(data, low, at))
+                tokens += 1
+        if end_row >= 0:
+            for d in range(dim):
+                out[row, d] += matrix[end_row, d]
+            total += 1
+        if word_ngrams > 1:
+            hashes[tokens] = end_hash
+            tokens += 1
+            for i in range(tokens):
+                value = np.uint64(np.int64(hashes[i]))
+                for j in range(i + 1, min(tokens, i + word_ngrams)):
+                    value = value * NGRAM + np.uint64(np.int64(hashes[j]))
+                    bucket = np.int64(value % np.uint64(buckets))
+                    place = _row(bucket, words, pruned_ids, pruned_keys, kept)
+                    if place >= 0:
+                        for d in range(dim):
+                            out[row, d] += matrix[place, d]
+                        total += 1
+        if total:
+            for d in range(dim):
+                out[row, d] /= total
+    return out
