@@ -9,6 +9,7 @@
 # DATA     chat/instructions.jsonl.gz, chat/hh-harmless.pairs.jsonl.gz, chat/alpaca_eval.reference.jsonl.gz and
 #          eval/ with MMLU and TruthfulQA
 # OUT      where everything goes; the table is OUT/table.md and OUT/table.json
+# HELD_OUT prompts and pairs held out, by default 200
 # SEEDS    by default 1 2 3; SFT and DPO take further settings from SFT_SETTINGS and DPO_SETTINGS
 set -eu
 BASE=${BASE:-runs/chat/base}
@@ -19,12 +20,12 @@ SEEDS=${SEEDS:-1 2 3}
 LOOM=${LOOM:-loom}
 mkdir -p "$OUT"
 
-# 805 instructions: 605 to train on and 200 held out by a keyed hash of the prompt; 1,200 pairs: 200 held out.
+# 805 instructions: 605 to train on and 200 held out by a keyed hash of the prompt; so with 1,200 pairs.
 # A folder that is finished is left as it is.
 $LOOM prepare sft --input "$DATA/chat/instructions.jsonl.gz" --tokenizer "$TOKENS/tokenizer.json" \
-    --max-length 512 --over-long truncate --held-out 200 --out "$OUT/sft-data"
+    --max-length 512 --over-long truncate --held-out "${HELD_OUT:-200}" --out "$OUT/sft-data"
 $LOOM prepare dpo --input "$DATA/chat/hh-harmless.pairs.jsonl.gz" --tokenizer "$TOKENS/tokenizer.json" \
-    --max-length 512 --over-long truncate --held-out 200 --out "$OUT/dpo-data"
+    --max-length 512 --over-long truncate --held-out "${HELD_OUT:-200}" --out "$OUT/dpo-data"
 
 # Rows of the evaluations: MMLU, TruthfulQA, and AlpacaEval's prompts, which are what SFT trains on: the suite
 # finds them in the tuned models' lineage and gives no figure.

@@ -115,3 +115,19 @@ def test_sharded_over_ranks_gives_the_same_figures(
         there = torch.load(tmp_path / f"{rank}.pt")
         assert there.keys() == alone.keys()
         np.testing.assert_allclose([there[k] for k in alone], list(alone.values()), atol=1e-5)
+
+
+def test_compiled_blocks_are_not_compiled_again(tokenizer: Tokenizer) -> None:
+    """Dynamo alone (no code is generated): a second evaluation, and a third, look new to no block."""
+    model = random_model()
+    callback = InLoop(tokenizer, {"quiz": QUESTIONS}, documents(), length=48, rows=4)
+    plain = callback(model, 1)
+    for block in model.blocks:
+        block.compile(backend="eager")
+    first = callback(model, 2)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        second, third = callback(model, 3), callback(model, 4)
+    for other in (first, second, third):
+        assert {name: value for name, value in other.items() if name != "seconds"} == pytest.approx(
+            {name: value for name, value in plain.items() if name != "seconds"}, abs=1e-5
+        )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loom.cli import main
 from loom.evals.perplexity import (
     Document,
     DocumentScore,
@@ -90,3 +93,21 @@ def test_the_bootstrap_error_is_that_of_the_mean_where_documents_are_equally_lon
     values = rng().normal(1.0, 0.5, 400)
     error = bootstrap_ratio(values, np.ones(400))
     assert error == pytest.approx(values.std(ddof=1) / 20, rel=0.1)
+
+
+def test_another_mixture_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of each of two domains lies half-way between them; an unknown domain is named."""
+    rows = [("web", 70.0, 100), ("web", 50.0, 100), ("wiki", 30.0, 50)]
+    lines = [
+        {"id": str(i), "source": name, "domain": name, "nll": nll, "end": 1.0, "tokens": 10, "bytes": size}
+        for i, (name, nll, size) in enumerate(rows)
+    ]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path), "--reweight", "web=1,wiki=1", "--json"])
+    assert ended.value.code in (0, None)
+    value = json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_byte"]
+    assert value == pytest.approx((120 / 200 + 30 / 50) / 2 / math.log(2))
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path), "--reweight", "news=1"])
+    assert ended.value.code == 1

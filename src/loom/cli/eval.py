@@ -55,6 +55,10 @@ def run(
     curve: Annotated[
         bool, typer.Option("--curve", help="Every checkpoint of the run MODEL, with a plot.")
     ] = False,
+    reweight: Annotated[
+        str | None,
+        typer.Option(help="a=0.7,b=0.3: bits per byte on that mixture of domains; MODEL is then an --out."),
+    ] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Get rows that are missing from the Hub.")] = False,
     published: Annotated[
         bool, typer.Option("--published", help="Show the OLMo paper's figures beside these.")
@@ -70,6 +74,8 @@ def run(
     from loom.evals.subject import load_subject
     from loom.tasks import registry
 
+    if reweight is not None:
+        return show_reweighted(model, reweight)
     if model.is_file():
         if judge is None or reference is None:
             raise LoomError(
@@ -123,6 +129,33 @@ def run(
         columns, rows = table(body)
         console.table("Beside the OLMo paper (zero-shot, each under its own protocol)", columns, rows)
     return body
+
+
+def show_reweighted(folder: Path, mix: str) -> dict[str, Any]:
+    """Another mixture's bits per byte, from the sums that an evaluation of text stored."""
+    from loom.evals.perplexity import read_scores, reweighted
+
+    shares: dict[str, float] = {}
+    for part in mix.split(","):
+        name, _, share = part.rpartition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            shares[name.strip()] = -1.0
+    if "" in shares or min(shares.values()) < 0 or not sum(shares.values()):
+        raise LoomError(
+            f"--reweight {mix} is no mixture: write domain=share,domain=share, as in web=0.7,wiki=0.3."
+        )
+    scores = read_scores(folder / "text.jsonl")
+    domains = sorted({score.domain for score in scores})
+    if unknown := sorted(set(shares) - set(domains)):
+        raise LoomError(f"{folder} has no domain {unknown[0]!r}; it has {', '.join(domains)}.")
+    value = reweighted(scores, shares)
+    total = sum(shares.values())
+    rows = [[name, share / total] for name, share in shares.items()]
+    console.table("Mixture", ["domain", "share of bytes"], rows)
+    console.say(f"{value:.4f} bits per byte on this mixture")
+    return {"bits_per_byte": value, "mixture": {name: share / total for name, share in shares.items()}}
 
 
 def finish(out: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from loom.evals.settings import clean
 from loom.evals.subject import load_subject
 from loom.train.checkpoint import checkpoints, step_of
 
+LAST = 5  # checkpoints whose mean stands beside each point
+
 
 def evaluate_run(
     run: Path, recipe: EvalRecipe, out: Path, dtype: str = "float32", device: str | None = None
 ) -> list[dict[str, Any]]:
     """Evaluate every whole checkpoint of `run` into `out`/step-NNNNNNNN; write curve.json and curve.html.
 
-    A point is {"step", "metrics": {"<task>/<headline>": value}, "stderr": {...}}.
+    A point is {"step", "metrics": {"<task>/<headline>": value}, "stderr": {...}, "running": {...}}; `running`
+    is the mean over the last `LAST` points, which decides between runs better than one point does.
     """
     folders = sorted(checkpoints(run), key=step_of)
     if not folders:
@@ -32,6 +36,11 @@ def evaluate_run(
         there = out / folder.name
         evaluate(load_subject(folder, dtype, device), recipe, there)
         points.append(_point(step_of(folder), orjson.loads((there / "results.json").read_bytes())))
+    for index, point in enumerate(points):
+        recent = [other["metrics"] for other in points[max(0, index + 1 - LAST) : index + 1]]
+        point["running"] = {
+            name: statistics.fmean(one[name] for one in recent if name in one) for name in point["metrics"]
+        }
     write_json(out / "curve.json", clean({"points": points}))
     with atomic_write(out / "curve.html") as stream:
         stream.write(_plot(run.name, points).encode())
@@ -70,5 +79,11 @@ def _plot(title: str, points: list[dict[str, Any]]) -> str:
             row=row,
             col=1,
         )
+        running = [point["running"][name] for point in kept]
+        steps = [point["step"] for point in kept]
+        line = go.Scatter(
+            x=steps, y=running, mode="lines", line={"dash": "dot"}, name=f"{name}, mean of {LAST}"
+        )
+        figure.add_trace(line, row=row, col=1)
     figure.update_layout(height=260 * max(1, len(names)), showlegend=False, title=title)
     return str(figure.to_html(include_plotlyjs=True, full_html=True))

@@ -164,11 +164,13 @@ def _held_out(subject: Subject, recipe: EvalRecipe) -> dict[str, Callable[[], tu
     """What is measured on held-out conversations and pairs."""
     work: dict[str, Callable[[], tuned.Found]] = {}
     if (folder := recipe.conversations) is not None:
-        work["answers"] = lambda: tuned.answers(subject, folder, recipe.seed)
-        work["instructions"] = lambda: tuned.instructions(subject, folder, recipe.max_new_tokens)
+        work["answers"] = lambda: tuned.answers(subject, folder, recipe.seed, recipe.limit)
+        work["instructions"] = lambda: tuned.instructions(
+            subject, folder, recipe.max_new_tokens, recipe.limit
+        )
         work["probes"] = lambda: tuned.probes(subject, recipe.max_new_tokens)
     if (pairs := recipe.pairs) is not None:
-        work["preferences"] = lambda: tuned.preferences(subject, pairs)
+        work["preferences"] = lambda: tuned.preferences(subject, pairs, recipe.limit)
     return work
 
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import orjson
 import torch
 from numpy.typing import NDArray
 
 from loom.console import Progress
+from loom.errors import LoomError
 from loom.evals import paloma
 from loom.evals.rows import Row, Scored, chain
 from loom.evals.scorer import Floats, Model, score_rows
@@ -181,6 +184,15 @@ def bootstrap_ratio(above: Floats, below: Floats, seed: int = 0, draws: int = DR
     counts = np.random.default_rng(seed).multinomial(len(above), np.full(len(above), 1 / len(above)), draws)
     bottom = counts @ below
     return float((counts @ above)[bottom > 0].__truediv__(bottom[bottom > 0]).std(ddof=1))
+
+
+def read_scores(path: Path) -> list[DocumentScore]:
+    """What an evaluation of text stored, from its text.jsonl."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise LoomError(f"{path} cannot be read ({error}): name the --out of `loom eval --text`.") from None
+    return [DocumentScore(**orjson.loads(line)) for line in lines]
 
 
 def reweighted(scores: Sequence[DocumentScore], mix: Mapping[str, float], key: str = "domain") -> float:

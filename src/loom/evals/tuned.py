@@ -69,12 +69,12 @@ def documents(folder: Path, subject: Subject) -> list[Tuned]:
     return found
 
 
-def answers(subject: Subject, folder: Path, seed: int = 0) -> Found:
+def answers(subject: Subject, folder: Path, seed: int = 0, limit: int | None = None) -> Found:
     """Bits per byte and nats a token of the trained tokens of held-out conversations, ratios of sums."""
     kept: list[tuple[str, NDArray[np.int64]]] = []
     rows = []
     length = subject.max_length
-    for document in documents(held_out(folder), subject):
+    for document in documents(held_out(folder), subject)[:limit]:
         ids, trained = document.ids[: length + 1], document.weights[: length + 1]
         at = np.flatnonzero(trained[1:])
         if not len(at):
@@ -102,7 +102,7 @@ def answers(subject: Subject, folder: Path, seed: int = 0) -> Found:
     return figures, lines
 
 
-def preferences(subject: Subject, folder: Path) -> Found:
+def preferences(subject: Subject, folder: Path, limit: int | None = None) -> Found:
     """How often the chosen answer of a held-out pair is likelier than the rejected one: `acc` by the sum of
     log p, as DPO trains it, `acc_token` by the mean a token; `margin` is the mean difference in nats. A pair
     of which a side is longer than the model's context is left out and counted."""
@@ -110,7 +110,7 @@ def preferences(subject: Subject, folder: Path) -> Found:
     for document in documents(held_out(folder), subject):
         if document.side:
             sides.setdefault(document.pair, {})[document.side] = document
-    pairs = [(pair["chosen"], pair["rejected"]) for pair in sides.values() if len(pair) == 2]
+    pairs = [(pair["chosen"], pair["rejected"]) for pair in sides.values() if len(pair) == 2][:limit]
     fitting = [pair for pair in pairs if max(len(side.ids) for side in pair) <= subject.max_length]
     if not fitting:
         raise LoomError(f"{folder} has no held-out pairs that fit: `loom prepare dpo --held-out N`.")
@@ -143,14 +143,16 @@ def _read(side: Tuned) -> NDArray[np.int64]:
     return side.ids[: int(np.flatnonzero(side.weights)[-1]) + 1]
 
 
-def instructions(subject: Subject, folder: Path, max_new_tokens: int | None = None) -> Found:
+def instructions(
+    subject: Subject, folder: Path, max_new_tokens: int | None = None, limit: int | None = None
+) -> Found:
     """Greedy answers to held-out prompts in the chat format: `stop_rate`, the share that ends by itself
     within `max_new_tokens`; `repeating`, the share of which less than half of the 4-grams are distinct;
     `tokens`, the mean length."""
     path = held_out(folder) / "conversations.jsonl"
     if not path.is_file():
         raise LoomError(f"There is no {path}: prepare the folder with --held-out N.")
-    rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    rows = [orjson.loads(line) for line in path.read_bytes().splitlines()[:limit]]
     prompts = [list(_until_answer(row["messages"])) for row in rows]
     said, left = _say(subject, "instructions", prompts, max_new_tokens)
     ends = [float(answer.finish == "stop") for answer in said]

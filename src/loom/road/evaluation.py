@@ -114,8 +114,8 @@ def measure_text(model: Path, tokens: Path, out: Path) -> Artifact:
     `unigram_entropy` and `bigram_entropy` in nats a token over exactly the tokens of the pooled loss.
     """
     from loom.evals import perplexity
-    from loom.evals.settings import clean
     from loom.evals.ngram import baselines
+    from loom.evals.settings import clean
     from loom.evals.subject import load_subject
     from loom.evals.text import token_documents
 
