@@ -104,7 +104,8 @@ def test_one_frame_is_one_worker_s_and_said(tmp_path: Path, capsys: pytest.Captu
         Tag((str(tmp_path / "documents"),), ("char_length_v1",), largest=100), tmp_path, LocalEngine(2)
     )
     assert made.counters["documents"] == 50
-    assert "one worker reads it" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "one worker reads it" in said.out + said.err
 
 
 def test_a_file_cut_short_is_named(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def _documents(pattern: str) -> str:
 
 def _corpus(patterns: Sequence[str]) -> Corpus:
     files = tuple(tag.find([_documents(pattern) for pattern in patterns]))
-    sizes = [file.path.stat().st_size for file in files]
+    sizes = [file.bytes for file in files]
     count = min(len(files), MOST_PARTS, max(2, -(-sum(sizes) // PART_BYTES)))
     parts: list[list[int]] = [[] for _ in range(count)]
     done, total = 0, max(1, sum(sizes))
