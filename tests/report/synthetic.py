@@ -175,8 +175,8 @@ def traced(hostile: str = "") -> Traced:
         "python-docs",
         "python-docs/part-000.jsonl.zst:41" + hostile,
         "textwrap.dedent(text)\n\n" + hostile,
-        "Remove any common leading whitespace from e" + hostile,
-        "very line in text. This can be used to make triple-quoted strings line up." + hostile,
+        "Remove any common leading whitespace from" + hostile,
+        " every line in text. This can be used to make triple-quoted strings line up." + hostile,
         ("pii.EMAIL_ADDRESS (1 replaced)" + hostile,),
         {"path" + hostile: "textwrap.py" + hostile},
         (12, 13, 14, 977),
@@ -185,7 +185,7 @@ def traced(hostile: str = "") -> Traced:
     package = Origin(
         "packages/rich" + hostile, "packages", "packages/part-001.jsonl.zst:7", "of ", "the given", " name"
     )
-    echoes = (Echo(0, 42, 9, 3, (docs,)), Echo(55, 64, 2, 1841, (package,)))
+    echoes = (Echo(0, 41, 7, 3, (docs,)), Echo(55, 64, 2, 1841, (package,)))
     question = "What does `textwrap.dedent` do?" + hostile
     return Traced(question, answer, echoes, 1280, "trace/answer-1.html", 13, "trace/step-1.html#here")
 

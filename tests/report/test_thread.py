@@ -11,7 +11,7 @@ from tests.report.synthetic import report, traced
 
 def test_spans_lead_to_their_documents_and_on_to_a_step() -> None:
     page = render(report())
-    for number, words in ((1, "Remove any common leading whitespace from "), (2, "the given")):
+    for number, words in ((1, "Remove any common leading whitespace from"), (2, "the given")):
         link = re.search(rf'<a href="#echo-{number}"[^>]*>([^<]*)', page)
         assert link is not None
         assert link[1] == words
