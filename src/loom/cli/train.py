@@ -25,14 +25,19 @@ def run(
     Example: loom train tiny data.tokens=tokens train.steps=1000 --out runs/tiny
     """
     import json
+    import os
+    from contextlib import nullcontext
 
     from loom.recipe import find, load
+    from loom.report.power import sampled
     from loom.road.evaluation import recipe_evaluation
     from loom.road.training import run_training
     from loom.train.config import RunConfig
 
     config = load(find(recipe), RunConfig, overrides or ())
-    last = run_training(config, out, evaluate=recipe_evaluation(config))
+    # One process a node could sample; the first node's stands for it (report.power).
+    with sampled(out) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        last = run_training(config, out, evaluate=recipe_evaluation(config))
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     final = json.loads(lines[-1])
     shown = {name: value for name, value in final.items() if isinstance(value, float | int)}

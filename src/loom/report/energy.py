@@ -6,7 +6,9 @@ A lower bound: hardware's making, development runs and idle machines are not in 
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from loom.errors import LoomError
 from loom.report.data import Energy
@@ -46,10 +48,24 @@ def from_samples(samples: list[tuple[float, float]], grid: Grid, how: str) -> En
     return _energy(kwh, True, how, grid)
 
 
+def of_run(folder: Path, seconds: float, grid: Grid) -> Energy:
+    """A stage's energy: what was sampled in its folder, else an estimate, which says that it is one."""
+    from loom.report.power import measured
+
+    if (found := measured(folder)) is not None:
+        return _energy(found[0], True, found[1], grid)
+    return estimate(seconds, os.cpu_count() or 1, grid)
+
+
 def estimate(seconds: float, cores: int, grid: Grid, watts_a_core: float = 10.0) -> Energy:
     """An estimate for processors whose power cannot be read: every core at `watts_a_core` throughout."""
     how = f"Estimated: {cores} cores at {watts_a_core:g} W each for {seconds:,.0f} s; no power was measured"
     return _energy(seconds * cores * watts_a_core / 3.6e6, False, how, grid)
+
+
+def on(energy: Energy, grid: Grid) -> Energy:
+    """The same energy from another grid."""
+    return _energy(energy.kwh, energy.measured, energy.how, grid)
 
 
 def _energy(kwh: float, measured: bool, how: str, grid: Grid) -> Energy:

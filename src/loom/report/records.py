@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +13,25 @@ from loom.artifact import load as load_artifact
 from loom.errors import LoomError
 from loom.report.ancestry import nodes
 from loom.report.data import Points, ReportData, Stage, Training, load
+from loom.report.energy import Grid, of_run, on
 from loom.report.sweep import Outcome, final_losses, groups, table
 
 RECORDS = "report.json"
 METRICS = "metrics.jsonl"
 
 
-def read_records(path: Path) -> ReportData:
-    """What there is to show of the run at `path`. Raises `LoomError` if it holds no records."""
+def read_records(path: Path, grid: Grid | None = None) -> ReportData:
+    """What there is to show of the run at `path`; `grid` says where its power came from.
+
+    Raises `LoomError` if it holds no records.
+    """
     if (path / RECORDS).is_file():
-        return load(path / RECORDS)
+        found = load(path / RECORDS)
+        return (
+            found if grid is None or found.energy is None else replace(found, energy=on(found.energy, grid))
+        )
     if (path / METRICS).is_file():
-        return training_run(path)
+        return training_run(path, grid)
     what = "is not there" if not path.exists() else f"holds neither {RECORDS} nor {METRICS}"
     raise LoomError(f"{path} {what}: name a quickstart's folder or a training run's.")
 
@@ -72,12 +80,13 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix.rstrip("."): json.dumps(value)}
 
 
-def training_run(path: Path) -> ReportData:
+def training_run(path: Path, grid: Grid | None = None) -> ReportData:
     """A training run's page: its curves, lineage, time and recipe."""
     lines = read_metrics(path / METRICS)
     made = load_artifact(path, "run") if (path / "manifest.json").is_file() else None
     recipe: Mapping[str, Any] = made.recipe if made and isinstance(made.recipe, Mapping) else {}
     objective = _objective(recipe)
+    seconds = _seconds(path, lines)
     notes = () if made else ("This run is not finished: its manifest is not written yet.",)
     return ReportData(
         title=path.resolve().name,
@@ -85,8 +94,9 @@ def training_run(path: Path) -> ReportData:
         tokens=_last(lines, "tokens"),
         parameters=_parameters(made),
         training=(curves(path.resolve().name, lines, objective),),
-        stages=(Stage("train", float(seconds)),) if (seconds := _seconds(path, lines)) else (),
+        stages=(Stage("train", float(seconds)),) if seconds else (),
         lineage=nodes(lineage(path)) if made else (),
+        energy=of_run(path, float(seconds), grid or Grid()) if seconds else None,
         environment=environment(recipe),
         notes=notes,
     )

@@ -1,0 +1,92 @@
+"""Energy: sampled where it can be, an estimate that says so where not; the published figure."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from loom.report.energy import Grid, carbon, estimate, integrate, of_run, on
+from loom.report.power import POWER, measured, processors, sampled
+from loom.report.records import read_records
+
+
+def test_the_formula_gives_the_published_figure() -> None:
+    """Groeneveld et al. 2024, appendix B: 104 MWh, PUE 1.1, 0.610 kg a kWh are 69.78 t."""
+    assert carbon(104_000, 1.1, 0.610) / 1000 == pytest.approx(69.78, abs=0.005)
+    assert carbon(135_000, 1.1, 0.0) == 0
+
+
+def test_constant_power_is_power_times_time() -> None:
+    assert integrate([(t, 250.0) for t in range(3601)]) == pytest.approx(0.25)
+
+
+def test_samples_are_taken_and_sessions_do_not_join(tmp_path: Path) -> None:
+    for _ in range(2):
+        with sampled(tmp_path, 0.01, {"devices": lambda: 100.0, "processors": lambda: 50.0}) as running:
+            assert running
+            while (
+                len((tmp_path / POWER).read_text().splitlines()) < 3 if (tmp_path / POWER).exists() else True
+            ):
+                time.sleep(0.01)
+            time.sleep(0.05)
+    rows = [json.loads(line) for line in (tmp_path / POWER).read_text().splitlines()]
+    sessions = {row["session"] for row in rows}
+    assert len(sessions) == 2
+    assert {row["watts"] for row in rows} == {150.0}
+    spans = [[r["seconds"] for r in rows if r["session"] == s] for s in sessions]
+    found = measured(tmp_path)
+    assert found is not None
+    assert found[0] == pytest.approx(sum(max(s) - min(s) for s in spans) * 150 / 3.6e6)
+    assert "devices and processors" in found[1]
+
+
+def test_without_anything_to_read_nothing_is_written(tmp_path: Path) -> None:
+    with sampled(tmp_path, sources={}) as running:
+        assert not running
+    assert not (tmp_path / POWER).exists()
+    made = of_run(tmp_path, 3600, Grid(1.2, 0.1, "a grid"))
+    assert not made.measured
+    assert made.how.startswith("Estimated")
+    assert made.kg_co2 == pytest.approx(made.kwh * 1.2 * 0.1)
+
+
+def test_processor_counters_become_watts(tmp_path: Path) -> None:
+    for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):  # the last is part of the first
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text("1000")
+        (tmp_path / name / "max_energy_range_uj").write_text("2000")
+    watts = processors(tmp_path)
+    assert watts is not None
+    assert watts() is None, "one reading is no difference"
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("500")  # began anew: 1,500 µJ
+    begun = time.monotonic()
+    value = watts()
+    assert value is not None
+    assert value > 0
+    assert value * (time.monotonic() - begun + 10) > 1.5e-3
+    assert processors(tmp_path / "none") is None
+
+
+def test_another_grid_is_the_same_energy() -> None:
+    first = estimate(100, 4, Grid())
+    moved = on(first, Grid(1.5, 0.2, "there"))
+    assert (moved.kwh, moved.how, moved.measured) == (first.kwh, first.how, first.measured)
+    assert moved.kg_co2 == pytest.approx(first.kwh * 1.5 * 0.2)
+
+
+def test_a_training_runs_page_has_its_energy(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": 3.0, "lr": 0.1, "tokens": i, "seconds": 60.0 * i} for i in range(1, 4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_records(tmp_path, Grid(1.1, 0.61, "a site"))
+    assert found.energy is not None
+    assert not found.energy.measured
+    assert found.energy.source == "a site"
+    samples = [{"session": 1, "seconds": float(t), "watts": 3600.0, "of": ["devices"]} for t in range(11)]
+    (tmp_path / POWER).write_text("".join(json.dumps(row) + "\n" for row in samples) + '{"session": 1, "sec')
+    found = read_records(tmp_path, Grid(1.1, 0.61, "a site"))
+    assert found.energy is not None
+    assert found.energy.measured
+    assert found.energy.kwh == pytest.approx(0.01)
