@@ -80,6 +80,8 @@ def question_marks(data, offsets):  # type: ignore[no-untyped-def]
     """Question marks of every document, int64[n]."""
     out = np.zeros(offsets.size - 1, np.int64)
     for row in range(out.size):
+        count = 0  # a local, so that the loop becomes vector instructions
         for at in range(offsets[row], offsets[row + 1]):
-            out[row] += data[at] == 63
+            count += data[at] == 63
+        out[row] = count
     return out
