@@ -26,6 +26,7 @@ from loom.errors import LoomError
 from loom.version import VERSION
 
 ATTEMPTS = 4  # workers that a task, or a start, may lose before it is called at fault
+ORDINARY = 512 << 20  # bytes that every core has: below this nothing is asked of the cluster
 PATIENCE = 30.0  # seconds without any answer before the driver says what it waits for
 
 
@@ -49,11 +50,12 @@ class RayEngine(ResumingEngine):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         if not waiting:
             return
-        if self._memory != operation.memory:
+        memory = operation.memory if operation.memory > ORDINARY else 0
+        if self._memory != memory:
             self._let_go()
-            self._memory = operation.memory
+            self._memory = memory
         kept, self._kept = self._kept, []
-        pool = _Pool(self._ray, operation, out, min(self.workers, len(waiting)), kept)
+        pool = _Pool(self._ray, operation, out, min(self.workers, len(waiting)), kept, memory)
         try:
             yield from pool.work(waiting)
         finally:
@@ -124,14 +126,16 @@ class RemoteWorker:
 class _Pool:
     """The workers of one operation. Everything outstanding is a reference with its worker and its task."""
 
-    def __init__(self, ray: Any, operation: Operation, out: Path, size: int, kept: Sequence[Any]) -> None:
+    def __init__(
+        self, ray: Any, operation: Operation, out: Path, size: int, kept: Sequence[Any], memory: int
+    ) -> None:
         self._ray, self._operation, self._out = ray, operation, Path(os.path.abspath(out))
         self._token = secrets.token_hex(8)
         with atomic_write(self._out / RECEIPTS / f".{self._token}"):
             pass
         options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "max_restarts": 0}
-        if operation.memory:
-            options["memory"] = operation.memory
+        if memory:
+            options["memory"] = memory
         self._remote = ray.remote(RemoteWorker).options(**options)
         self._workers: list[Any] = list(kept)
         self._idle: list[Any] = []
@@ -162,7 +166,9 @@ class _Pool:
             done, _ = self._ray.wait(list(self._outstanding), num_returns=1, timeout=PATIENCE)
             if not done:
                 if not said and all(item is None for _, item in self._outstanding.values()):
-                    console.warn("the cluster has no free core yet; still waiting for a worker to start")
+                    console.warn(
+                        "the cluster has no free core and memory yet; still waiting for a worker to start"
+                    )
                     said = True
                 continue
             worker, answered = self._outstanding.pop(done[0])

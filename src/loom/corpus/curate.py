@@ -270,7 +270,8 @@ def _duplicates(
     columns = {DUPLICATE_ID: "by_id"}
     columns |= {DUPLICATE_KEY: "by_key"} if any(rules.unique for rules in recipe.rules.values()) else {}
     columns |= {DUPLICATE_DOCUMENT: "documents"} if recipe.dedupe.documents else {}
-    partitions = exact.partitions_for(sum(done.counters["documents"] for done in judged))
+    entries = sum(done.counters["documents"] for done in judged)
+    partitions = exact.partitions_for(entries)
     for rule, column in columns.items():
         before = [done for results in found.values() for done in results]
         tasks = [
@@ -283,12 +284,18 @@ def _duplicates(
         ]
         settings = {"judged": verdicts, "column": column, "dead": [done.task.outputs[0] for done in before]}
         operation = Operation(
-            "duplicate documents", 3, _duplicate_documents, settings, threads=True, memory=exact.MEMORY
+            "duplicate documents",
+            3,
+            _duplicate_documents,
+            settings,
+            threads=True,
+            memory=exact.memory_for(entries),
         )
         found[rule] = engine.run(operation, tasks, out, rule.replace("_", " "))
     if recipe.dedupe.paragraphs:
         before = [done for results in found.values() for done in results]
-        partitions = exact.partitions_for(sum(done.counters["paragraphs"] for done in judged))
+        entries = sum(done.counters["paragraphs"] for done in judged)
+        partitions = exact.partitions_for(entries)
         tasks = [
             Task(
                 (inputs, _together("dead", before)),
@@ -299,7 +306,12 @@ def _duplicates(
         ]
         settings = {"judged": verdicts, "dead": [done.task.outputs[0] for done in before]}
         operation = Operation(
-            "duplicate paragraphs", 2, _duplicate_paragraphs, settings, threads=True, memory=exact.MEMORY
+            "duplicate paragraphs",
+            2,
+            _duplicate_paragraphs,
+            settings,
+            threads=True,
+            memory=exact.memory_for(entries),
         )
         found[DUPLICATE_PARAGRAPH] = engine.run(operation, tasks, out, "duplicate paragraphs")
     return found

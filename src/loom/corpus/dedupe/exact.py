@@ -18,7 +18,6 @@ from loom.errors import LoomError
 
 Prints = npt.NDArray[np.uint64]
 ENTRIES = 1 << 25  # entries a partition should hold
-MEMORY = 64 * ENTRIES  # bytes a worker needs for them
 
 
 def partitions_for(entries: int) -> int:
@@ -27,6 +26,11 @@ def partitions_for(entries: int) -> int:
     while count * ENTRIES < entries:
         count *= 2
     return count
+
+
+def memory_for(entries: int) -> int:
+    """Bytes a worker needs for a partition of so many entries in all: fingerprints, places and a table."""
+    return 64 * -(-entries // partitions_for(entries))
 
 
 def partition_of(prints: Prints, partitions: int) -> npt.NDArray[np.int64]:

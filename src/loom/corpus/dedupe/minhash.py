@@ -141,7 +141,9 @@ def _match(recipe: MinHash, signed: Sequence[Finished], root: Path, engine: Engi
         for p in range(partitions)
     ]
     settings = {"signed": [done.task.outputs[0] for done in signed], "starts": starts}
-    operation = Operation("minhash band", 2, _match_task, settings, threads=True, memory=exact.MEMORY)
+    operation = Operation(
+        "minhash band", 2, _match_task, settings, threads=True, memory=exact.memory_for(starts[-1])
+    )
     return engine.run(operation, tasks, root, "bands")
 
 
