@@ -15,7 +15,7 @@ from loom.errors import LoomError
 from loom.evals import cache
 from loom.evals.contamination import History
 from loom.evals.curve import evaluate_run
-from loom.evals.evaluate import EvalRecipe, evaluate
+from loom.evals.evaluate import EvalRecipe, best_forms, evaluate
 from loom.evals.judged import judge_outputs
 from loom.evals.judges import Replay
 from loom.evals.published import TABLE_3, table
@@ -186,3 +186,19 @@ def test_nothing_to_do_and_no_checkpoints_are_errors(folder: Path, tmp_path: Pat
         evaluate_run(folder, EvalRecipe(), tmp_path / "out")
     with pytest.raises(LoomError, match="--data"):
         evaluate(load_subject(folder), EvalRecipe(tasks=("piqa",)), tmp_path / "out")
+
+
+def test_olmes_takes_the_better_form() -> None:
+    def one(metric: str, value: float) -> dict[str, Any]:
+        return {metric: value, f"{metric}_stderr": 0.01, "n": 100}
+
+    results = {"piqa:olmes": one("acc_char", 0.6), "piqa:olmes-mcf": one("acc", 0.7), "sciq": one("acc", 0.9)}
+    sources = {
+        name: {"headline": next(iter(result)), "files": [{"split": "test"}]}
+        for name, result in results.items()
+    }
+    found = best_forms(results, sources)
+    assert list(found) == ["piqa:olmes-max"]
+    assert found["piqa:olmes-max"]["acc"] == 0.7 and found["piqa:olmes-max"]["form"] == "piqa:olmes-mcf"
+    refused = {**results, "piqa:olmes-mcf": {"n": 0, "refused": "seen"}}
+    assert best_forms(refused, sources) == {}

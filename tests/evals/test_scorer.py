@@ -12,6 +12,7 @@ from loom.errors import LoomError
 from loom.evals import scorer
 from loom.evals.encode import encode_items
 from loom.evals.items import score_items
+from loom.model.attention import KVCache
 from loom.model.transformer import Transformer
 from loom.tasks.item import Item, choose
 from loom.tokens.tokenizer import Tokenizer
@@ -112,3 +113,25 @@ def test_a_shared_header_is_read_once_and_changes_nothing(model: Transformer, to
     np.testing.assert_allclose(scores.logp[7], alone.logp[0], atol=1e-4)
     apart = score_items(model, [replace(item, header="") for item in [*items, long]], tokenizer, 80)
     assert scores.read < apart.read
+
+
+@pytest.mark.parametrize("norm_after", [False, True])
+def test_few_positions_are_those_of_a_whole_forward(norm_after: bool) -> None:
+    """The last block computes only what is read, with a mask, without one, and behind a cache."""
+    config = replace(random_model().config, norm_after=norm_after)
+    model = Transformer(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(3))
+    ids = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(4))
+    at = torch.tensor([0, 7, 19, 41])
+    mask = torch.ones(20, 20, dtype=torch.bool).tril().expand(3, 1, 20, 20).clone()
+    mask[1, :, 5:, :3] = False
+    with torch.no_grad():
+        for given in (None, mask):
+            whole = model(ids, attn_mask=given).flatten(0, 1)[at]
+            torch.testing.assert_close(model(ids, attn_mask=given, at=at), whole, rtol=1e-5, atol=1e-4)
+        whole = model(ids[:1]).flatten(0, 1)[[12, 15]]
+        cache = KVCache(config, 1, 20)
+        model(ids[:1, :10], cache=cache, at=torch.tensor([0]))
+        behind = model(ids[:1, 10:], cache=cache, at=torch.tensor([2, 5]))
+        torch.testing.assert_close(behind, whole, rtol=1e-5, atol=1e-4)

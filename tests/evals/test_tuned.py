@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,11 @@ def test_table_shows_losses_chance_and_what_was_seen(tmp_path: Path) -> None:
     assert ended.value.code in (0, None)
     text = (tmp_path / "t.md").read_text()
     assert "chance" in text and "worse" in text and "seen in training" in text and "OLMo-7B + SFT" in text
+
+
+def test_another_tokenizers_folder_is_refused(prepared: Path, subject: Subject) -> None:
+    words = byte_tokenizer()
+    words["model"]["merges"] = words["model"]["merges"][:-1]  # type: ignore[index]
+    other = Tokenizer(json.dumps(words).encode(), "other")
+    with pytest.raises(LoomError, match="tokenizer"):
+        tuned.answers(replace(subject, tokenizer=other), prepared / "sft")

@@ -33,7 +33,7 @@ from loom.tasks import data, registry
 from loom.tasks.item import Item, Task
 from loom.version import VERSION
 
-__all__ = ["EvalRecipe", "evaluate"]
+__all__ = ["EvalRecipe", "best_forms", "evaluate"]
 
 
 def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
