@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from loom.artifact import MANIFEST, atomic_write, load
 from loom.console import Progress, console
 from loom.errors import LoomError
 from loom.recipe import dump_yaml
+from loom.road.mirror import Mirror, fetch_newest, target
 from loom.road.tracking import trackers
 from loom.train.callbacks import Callback, Evaluate, Record, RunInfo
 from loom.train.config import RunConfig
@@ -54,12 +56,19 @@ def run_training(
             key = "data.sft" if config.train.objective == "sft" else "data.pairs"
             raise LoomError(f"{key} is missing: name a folder of `loom prepare {config.train.objective}`.")
         documents = read_document_table(Path(folder))
+    mirrors: tuple[Callback, ...] = ()
+    if config.train.mirror is not None:
+        url = target(config.train.mirror)
+        mirrors = (Mirror(url),)
+        if os.environ.get("RANK", "0") == "0":  # the other ranks wait for the first one's word
+            for said in fetch_newest(url, out):
+                console.say(f"{out.name}: {said}")
     with console.progress(name, total=config.train.steps) as progress:
         return train(
             config,
             out,
             documents=documents,
-            callbacks=(_Line(progress), *trackers(config.train.track), *callbacks),
+            callbacks=(_Line(progress), *trackers(config.train.track), *mirrors, *callbacks),
             evaluate=evaluate,
         )
 

@@ -132,6 +132,8 @@ class TrainConfig:
     """Save at these steps too, and never remove them."""
     asynchronous: bool = True
     """Write checkpoints while training goes on."""
+    mirror: str | None = None
+    """An address, `s3://bucket/prefix`, that checkpoints are uploaded to, and fetched from where none is here."""
     rehearse: bool = True
     """Before step 1 try a micro-batch, and write and read a checkpoint back."""
     eval_every: int = 1000

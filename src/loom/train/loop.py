@@ -134,11 +134,12 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
             if stop or _saves_at(config, step):
                 log.check_finite(step)
                 saver.save(_state(run, step), training_state(run.model, run.optimizer, run.guard))
+            if stop:
+                saver.wait()
             for folder in saver.collect():
                 for callback in callbacks:
                     callback.on_checkpoint(step_of(folder), folder)
             if stop:
-                saver.wait()
                 raise LoomError(
                     f"Stopped by a signal after step {step}, saved; run the same command again to go on."
                 )
@@ -147,9 +148,10 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
         saver.join()
     saver.wait()
     last = step_folder(out, config.train.steps)
-    for callback in callbacks:
-        for folder in saver.collect():
+    for folder in saver.collect():
+        for callback in callbacks:
             callback.on_checkpoint(step_of(folder), folder)
+    for callback in callbacks:
         callback.on_finish(last)
     if world.first:
         _finish_run(run, out, last)
