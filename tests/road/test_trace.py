@@ -13,6 +13,7 @@ from loom.engine import LocalEngine
 from loom.report.page import render
 from loom.road.trace import echoed, index_tokens, read_traces, trace_answers
 from loom.road.training import run_training
+from loom.train.checkpoint import checkpoints
 from tests.report.synthetic import report
 from tests.small import library_texts
 from tests.trace.runs import lm, make_tokens
@@ -44,7 +45,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trace(out: Path, name: str) -> artifact.Artifact:
     index, answers = artifact.load(out / "index"), artifact.load(out / "answers")
-    return trace_answers(index, answers, out / "pretrain", out / name)
+    return trace_answers(index, answers, checkpoints(out / "pretrain")[-1], out / name)
 
 
 def test_an_answer_leads_to_a_page_a_document_and_a_step(road: Path) -> None:
@@ -61,6 +62,7 @@ def test_an_answer_leads_to_a_page_a_document_and_a_step(road: Path) -> None:
     shown = echoed(made.path)
     assert shown.question == "What <b>?"
     assert any(shown.step in echo.documents[0].passage_steps for echo in shown.echoes)
+    assert full["run"] == "pretrain"
     assert str(road) not in made.file("traces.json").read_text()
     section = render(replace(report(), traced=shown))
     assert f'href="trace/{full["step_page"]}#here"' in section

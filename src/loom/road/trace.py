@@ -26,8 +26,11 @@ def index_tokens(tokens: Artifact, out: Path, engine: Engine) -> Artifact:
 
 
 def trace_answers(index: Artifact, answers: Artifact, run: Path, out: Path) -> Artifact:
-    """Every answer's spans and documents, a page for each, and the batch of a step that read one: kind "trace"."""
-    inputs = [artifact.refer(part, out) for part in (index, answers, artifact.load(run, "run"))]
+    """Every answer's spans and documents, a page for each, and the batch of a step that read one.
+
+    `run` is a run's folder or one of its checkpoints. Kind "trace".
+    """
+    inputs = [artifact.refer(part, out) for part in (index, answers, artifact.load(run))]
     if (done := artifact.finished(out, "trace", {}, inputs)) is not None:
         return done
     from loom.trace.corpus import add_corpus
@@ -44,12 +47,12 @@ def trace_answers(index: Artifact, answers: Artifact, run: Path, out: Path) -> A
         found = trace(opened, row["answer"], prompt=row["question"], run=run, documents=DOCUMENTS)
         add_corpus(opened, found)
         read_by = Path(found["run"])
-        found |= {"prompt": row["question"], "run": read_by.name, "page": f"answer-{number}.html"}
+        found |= {"prompt": row["question"], "run": _name(read_by), "page": f"answer-{number}.html"}
         if (sought := _read(found)) is not None:
             found["step"], document = sought
             found["step_page"] = f"step-{number}.html"
             batch = inspect_step(read_by, found["step"], text=True)
-            write_step_page(out / found["step_page"], batch | {"run": read_by.name, "sought": document})
+            write_step_page(out / found["step_page"], batch | {"run": _name(read_by), "sought": document})
         write_trace_page(out / found["page"], found)
         pages += [found[key] for key in ("page", "step_page") if key in found]
         told.append(found)
@@ -57,6 +60,11 @@ def trace_answers(index: Artifact, answers: Artifact, run: Path, out: Path) -> A
     counters = {"answers": len(told), "spans": sum(len(found["spans"]) for found in told)}
     outputs = artifact.describe(out, [FILE, *pages])
     return artifact.commit(out, "trace", recipe={}, inputs=inputs, outputs=outputs, counters=counters)
+
+
+def _name(run: Path) -> str:
+    """Of a run's folder, or of the run that a checkpoint's folder is of."""
+    return run.parent.parent.name if run.parent.name == "checkpoints" else run.name
 
 
 def _read(found: Mapping[str, Any]) -> tuple[int, str] | None:
