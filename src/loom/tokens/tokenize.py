@@ -9,11 +9,11 @@ then is skipped and counted; every document ends with the end-of-text id. Docume
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ def tokenize(recipe: Tokenize, out: Path, engine: Engine | None = None) -> Artif
     started = time.monotonic()
     engine = engine or LocalEngine()
     file = tokenizer_file(recipe.tokenizer)
-    tokenizer = load_once(str(file.resolve()), artifact.digest_file(file))
+    tokenizer = Tokenizer.load(recipe.tokenizer)
+    spare(str(file.resolve()), tokenizer)
     files, inputs = find(recipe.documents, out)
     inputs.append(tokenizer_input(recipe.tokenizer, out))
     settings = {k: v for k, v in to_plain(recipe).items() if k not in ("documents", "tokenizer")}
@@ -109,13 +110,32 @@ def _encode_task(file: File, encoding: Mapping[str, Any], out: Path) -> Task:
     return Task((source,), (f"{stem}.ids", f"{stem}.parquet"), {"name": file.name})
 
 
-@lru_cache(maxsize=2)
+_own = threading.local()  # the thread's tokenizer, under `at`: (path, digest) and it
+_spare: dict[tuple[str, str], list[Tokenizer]] = {}
+
+
 def load_once(path: str, digest: str) -> Tokenizer:
-    """The tokenizer at `path`, loaded once a process; its digest tells apart what lay there at other times."""
-    tokenizer = Tokenizer.load(path)
-    if tokenizer.digest != digest:
-        raise LoomError(f"{path} changed while it was in use. Run the same command again.")
-    return tokenizer
+    """The tokenizer at `path`, loaded once a thread; its digest tells apart what lay there at other times.
+
+    Threads that share one wait for each other at its cache. One that `spare` was given is taken first.
+    """
+    key = (path, digest)
+    at: tuple[tuple[str, str], Tokenizer] | None = getattr(_own, "at", None)
+    if at is None or at[0] != key:
+        try:
+            tokenizer = _spare.get(key, []).pop()
+        except IndexError:
+            tokenizer = Tokenizer.load(path)
+        if tokenizer.digest != digest:
+            raise LoomError(f"{path} changed while it was in use. Run the same command again.")
+        _own.at = at = (key, tokenizer)
+    return at[1]
+
+
+def spare(path: str, tokenizer: Tokenizer) -> None:
+    """Leave a loaded tokenizer to the next thread that asks for it; only its facts may be read here then."""
+    _spare.clear()
+    _spare[path, tokenizer.digest] = [tokenizer]
 
 
 @dataclass(frozen=True)
