@@ -245,7 +245,15 @@ def test_the_page_opens_in_a_browser_without_network(undisturbed: tuple[Path, di
         shown = tab.inner_text("body")
         browser.close()
     assert errors == []
-    for part in ("python-docs", "validation", "base", "sft", "dpo", "raw files", "Where an answer comes from"):
+    for part in (
+        "python-docs",
+        "validation",
+        "base",
+        "sft",
+        "dpo",
+        "raw files",
+        "Where an answer comes from",
+    ):
         assert part in shown
     leads = set(re.findall(r'href="(trace/[^"#]*)', text))
     assert len(leads) >= 3
