@@ -79,8 +79,9 @@ def _row(bucket, words, pruned_ids, pruned_keys, kept):  # type: ignore[no-untyp
 
 @njit(nogil=True, cache=True)
 def _add(out, matrix, row):  # type: ignore[no-untyped-def]
+    source = matrix[row]  # one dimension: the loop becomes vector instructions
     for d in range(out.size):
-        out[d] += matrix[row, d]
+        out[d] += source[d]
 
 
 @njit(nogil=True, cache=True)
@@ -153,6 +154,7 @@ def hidden(  # type: ignore[no-untyped-def]
     vector = np.zeros(dim)
     for row in range(count):
         at, high = offsets[row], offsets[row + 1]
+        mean = out[row]
         total = tokens = 0
         stopped = False
         while at < high and not stopped:
@@ -210,20 +212,18 @@ def hidden(  # type: ignore[no-untyped-def]
                     sizes[known] = found
                     known += 1
                 if found >= 0:
-                    out[row] += vector
+                    mean += vector
             else:
                 found = sizes[number]
                 if found >= 0:
-                    for d in range(dim):
-                        out[row, d] += vectors[number, d]
+                    _add(mean, vectors, number)
             if found >= 0:
                 total += found
                 if word_ngrams > 1:
                     hashes[tokens] = np.int32(_hash(data, low, at))
                 tokens += 1
         if end_row >= 0:
-            for d in range(dim):
-                out[row, d] += matrix[end_row, d]
+            _add(mean, matrix, end_row)
             total += 1
         if word_ngrams > 1:
             hashes[tokens] = end_hash
@@ -235,10 +235,8 @@ def hidden(  # type: ignore[no-untyped-def]
                     bucket = np.int64(value % np.uint64(buckets))
                     place = _row(bucket, words, pruned_ids, pruned_keys, kept)
                     if place >= 0:
-                        for d in range(dim):
-                            out[row, d] += matrix[place, d]
+                        _add(mean, matrix, place)
                         total += 1
         if total:
-            for d in range(dim):
-                out[row, d] /= total
+            mean /= total
     return out
