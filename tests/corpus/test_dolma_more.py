@@ -189,7 +189,7 @@ def test_repetitions(dolma: Path, shared_data: Path, tmp_path: Path) -> None:
     mine = run_loom(rows, [*names, *by_token], files)
     other = run_dolma(dolma, rows, tmp_path, taggers=[*names, *by_token], tokenizer=tokenizer)
     assert check(mine, other, rows) <= 2
-    pages = web(shared_data, 40)
+    pages = web(shared_data, 15)
     names = ["tokenizer_repetitions_v2r2", "paragraph_repetitions_v1"]
     other = run_dolma(dolma, pages, tmp_path, taggers=names, tokenizer=tokenizer)
     assert check(run_loom(pages, names, files), other, pages) == 0

@@ -82,7 +82,7 @@ def run_datatrove(python: Path, rows: Sequence[dict[str, Any]], folder: Path, ca
 @pytest.fixture(scope="module")
 def rows(shared_data: Path) -> list[dict[str, Any]]:
     found = []
-    for name, count in (("c4", 150), ("cc_en_head-0091", 10), ("wikitext2.valid", 8)):
+    for name, count in (("c4", 70), ("cc_en_head-0091", 10), ("wikitext2.valid", 8)):
         with gzip.open(shared_data / "text" / f"{name}.jsonl.gz") as stream:
             found += [orjson.loads(line) for _, line in zip(range(count), stream, strict=False)]
     found += [row for row in nonsense(80, seed=4) if row["text"].strip()]
@@ -146,7 +146,7 @@ def test_c4_leaves_what_datatrove_s_filter_leaves(
                 text = text[:start] + text[end:]
             assert "\n".join(line.strip() for line in text.splitlines()).strip() == answer[2]
             kept += 1
-    assert kept > 50
+    assert kept > 20
 
 
 def test_the_paper_s_rules_by_hand() -> None:
