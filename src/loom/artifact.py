@@ -215,7 +215,7 @@ def commit(
     What a killed process had half written there is removed first, so that equal work is equal files.
     `started` is a `time.monotonic()` from before the work; `run.json` then holds the seconds.
     """
-    _sweep(path)
+    sweep(path)
     body: dict[str, Any] = {
         "kind": kind,
         "loom": VERSION,
@@ -244,7 +244,7 @@ def commit(
     return load(path)
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Remove the temporary files below `path` whose writer is gone."""
     for left in path.rglob(".*.tmp"):
         host, writer = left.name.split(".")[-3:-1]

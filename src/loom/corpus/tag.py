@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loom.artifact import Artifact, Input, Output, commit, digest_json, discard, finished
+from loom.artifact import Artifact, Input, Output, commit, digest_json, discard, finished, sweep
 from loom.console import console
 from loom.corpus import attributes, documents, pieces, remote, taggers
 from loom.corpus.attributes import Spans, key_name
@@ -242,6 +242,7 @@ def _run(
         for item in done.outputs:
             if item.path.startswith(f"{REJECTED}/") and item.rows == 0:
                 (root / item.path).unlink(missing_ok=True)
+    sweep(root / REJECTED)
     remove_empty(root / REJECTED)
     return made
 
