@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,6 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.peers import checks  # noqa: E402
+from bench.peers.measure import Largest, machine, write_corpus  # noqa: E402
 from tests.oracles.build import PEERS, interpreter, is_built  # noqa: E402
 
 from loom.corpus import documents  # noqa: E402
@@ -104,6 +103,8 @@ class Bench:
             started = time.perf_counter()
             with open(log, "wb") as stream:
                 process = subprocess.Popen(list(command), stdout=stream, stderr=stream, env=environment)
+                largest = Largest(process.pid)
+                largest.start()
                 _, status, used = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - started
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -113,7 +114,7 @@ class Bench:
                 best = {
                     "seconds": round(seconds, 3),
                     "processor_seconds": round(used.ru_utime + used.ru_stime, 3),
-                    "largest_process_mb": round(used.ru_maxrss / 1024, 1),
+                    "largest_process_mb": round(largest.kilobytes / 1024, 1),
                 }
         return best
 
@@ -132,32 +133,6 @@ class Bench:
             command = [str(interpreter("dolma")), script, str(self.work / "labelled.txt"), str(model)]
             subprocess.run(command, check=True)
         return model
-
-
-def write_corpus(lines: list[bytes], folder: Path, megabytes: float, files: int) -> dict[str, Any]:
-    """Lines up to a size into `files` gz files of like size, at level 6, linked into both sides' folders."""
-    import gzip
-
-    parts: list[list[bytes]] = [[] for _ in range(files)]
-    sizes = [0] * files
-    for line in lines:
-        if sum(sizes) >= megabytes * 1e6:
-            break
-        least = sizes.index(min(sizes))
-        parts[least].append(line + b"\n")
-        sizes[least] += len(line) + 1
-    for side in ("loom", "dolma"):
-        (folder / side / "documents").mkdir(parents=True)
-    for index, part in enumerate(parts):
-        path = folder / "loom" / "documents" / f"part-{index}.jsonl.gz"
-        with open(path, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
-            stream.writelines(part)
-        os.link(path, folder / "dolma" / "documents" / path.name)
-    if sum(sizes) < megabytes * 0.9e6:
-        print(
-            f"only {sum(sizes) / 1e6:.0f} MB of documents for a row that asks for {megabytes:.0f}", flush=True
-        )
-    return {"bytes": sum(sizes), "documents": sum(map(len, parts)), "files": files}
 
 
 def facts(folder: Path) -> Row:
@@ -457,18 +432,6 @@ ROWS: dict[str, tuple[Callable[[Bench], Row], str]] = {
     "chain": (chain, "at least 9 times dolma"),
     "tokens-400": (lambda bench: tokens(bench, "big"), "at least 40 times dolma"),
 }
-
-
-def machine() -> Row:
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "processor": model[0].partition(":")[2].strip() if model else platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "python": platform.python_version(),
-        "loom": version("loom-lm"),
-        "peers": {"dolma": "1.2.1", "datatrove": "0.10.1"},
-    }
 
 
 def main() -> None:
