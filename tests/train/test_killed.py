@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loom.train.checkpoint import checkpoints, newest_good, read_weights
+from loom.train.checkpoint import checkpoints, newest_good, read_weights, step_of
 from loom.train.loop import train
 
 from .test_loop import losses, recipe
@@ -78,9 +78,10 @@ def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
     run = begin(tmp_path / "config", tmp_path / "run")
     assert wait_for_progress(run, tmp_path / "run", 5)
     run.send_signal(signal.SIGTERM)
-    assert run.wait(timeout=60) != 0
+    assert run.wait(timeout=600) != 0
     saved, damaged = newest_good(tmp_path / "run")
-    assert saved is not None and not damaged
+    assert saved is not None and not damaged and step_of(saved) >= 5
+    assert not (tmp_path / "run" / ".rehearsal").exists()
 
 
 def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch) -> None:
