@@ -221,7 +221,8 @@ def _lines(ids: pa.Array, sources: pa.Array, spans: Sidecar, short: bool) -> byt
         attributes = {key: v[row] for key, v in lists.items() if v[row] is not None}
         if short:
             kept = {
-                key: [(a, b, int(c) if c == int(c) else c) for a, b, c in v or ()] for key, v in attributes.items()
+                key: [(a, b, int(c) if c == int(c) else c) for a, b, c in v or ()]
+                for key, v in attributes.items()
             }
             rows.append(orjson.dumps({"attributes": kept, "id": identity}) + b"\n")
         else:

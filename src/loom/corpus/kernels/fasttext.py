@@ -192,9 +192,9 @@ def hidden(  # type: ignore[no-untyped-def]
                 for k in range(label.size):
                     marked = marked and data[low + k] == label[k]
                 if marked and wid < 0:
-                    found = np.int64(-1)
+                    found = -1
                 else:
-                    found = np.int64(_word(
+                    found = int(_word(
                         data, low, at, wid, False, vector, matrix, words, buckets, shortest, longest,
                         pruned_ids, pruned_keys, kept, padded,
                     ))  # fmt: skip
