@@ -86,7 +86,8 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def load(path: Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
-    """Read `path` into the frozen dataclass `cls`, after `overrides` such as `train.steps=200`."""
+    """Read `path`, or the shipped recipe of that name, into `cls`, after `overrides` such as `train.steps=200`."""
+    path = find(path)
     data = read_yaml(path)
     return build(data if data is not None else {}, cls, str(path), overrides)
 

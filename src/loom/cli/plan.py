@@ -117,11 +117,11 @@ def run(
 def _from_recipe(recipe: str, overrides: list[str], ranks: int) -> dict[str, Any]:
     """Model, length, tokens and batches of a pretraining recipe; refuses a batch the ranks cannot share."""
     from loom.model.presets import resolve
-    from loom.recipe import find, load
+    from loom.recipe import load
     from loom.tokens.order import places_of_step
     from loom.train.config import RunConfig, batch_stages
 
-    config = load(find(recipe), RunConfig, overrides)
+    config = load(recipe, RunConfig, overrides)
     model = resolve(config.model)
     length = config.data.sequence_length or model.context_length
     stages = batch_stages(config, length, ranks)

@@ -23,7 +23,7 @@ def run(
 
     Example: loom sweep tiny data.tokens=tokens optimizer.learning_rate=2e-3,4e-3 seed=1,2,3 --out runs/sweep
     """
-    from loom.recipe import find, load
+    from loom.recipe import load
     from loom.report.page import write_report
     from loom.report.records import compare_runs, outcome
     from loom.report.sweep import groups, table
@@ -34,7 +34,7 @@ def run(
 
     chosen = combinations(values)
     # All are read before the first is run, so that a mistake in the last is known at once.
-    configs = {name: load(find(recipe), RunConfig, overrides) for name, overrides in chosen.items()}
+    configs = {name: load(recipe, RunConfig, overrides) for name, overrides in chosen.items()}
     for number, (name, config) in enumerate(configs.items(), start=1):
         console.say(f"{number} of {len(configs)}: {name}")
         run_training(config, out / name, evaluate=recipe_evaluation(config), name=name)

@@ -28,13 +28,13 @@ def run(
     import os
     from contextlib import nullcontext
 
-    from loom.recipe import find, load
+    from loom.recipe import load
     from loom.report.power import sampled
     from loom.road.evaluation import recipe_evaluation
     from loom.road.training import run_training
     from loom.train.config import RunConfig
 
-    config = load(find(recipe), RunConfig, overrides or ())
+    config = load(recipe, RunConfig, overrides or ())
     # One process a node could sample; the first node's stands for it (report.power).
     with sampled(out) if os.environ.get("RANK", "0") == "0" else nullcontext():
         last = run_training(config, out, evaluate=recipe_evaluation(config))

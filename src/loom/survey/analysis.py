@@ -75,7 +75,8 @@ class Chunk:
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
         """UTF-8 bytes of each document."""
-        return np.diff(self.utf8[1])
+        sizes: npt.NDArray[np.int64] = np.diff(self.utf8[1])
+        return sizes
 
     @cached_property
     def characters(self) -> npt.NDArray[np.int64]:
