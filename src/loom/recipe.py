@@ -85,7 +85,7 @@ def parse_yaml(text: str, name: str) -> Any:
         raise LoomError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def load(path: Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
+def load(path: str | Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
     """Read `path`, or the shipped recipe of that name, into `cls`, after `overrides` such as `train.steps=200`."""
     path = find(path)
     data = read_yaml(path)

@@ -75,8 +75,8 @@ class Chunk:
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
         """UTF-8 bytes of each document."""
-        sizes: npt.NDArray[np.int64] = np.diff(self.utf8[1])
-        return sizes
+        offsets = self.utf8[1]
+        return offsets[1:] - offsets[:-1]
 
     @cached_property
     def characters(self) -> npt.NDArray[np.int64]:
