@@ -81,7 +81,8 @@ class Chunk:
     @cached_property
     def characters(self) -> npt.NDArray[np.int64]:
         """Code points of each document."""
-        return characters(*self.utf8)
+        counted: npt.NDArray[np.int64] = characters(*self.utf8)
+        return counted
 
     @cached_property
     def words(self) -> Words:
