@@ -45,6 +45,7 @@ def recipe(data: DataConfig, steps: int = 2, **changes: Any) -> RunConfig:
         "compile": False,
         "checkpoint_every": steps,
         "threads": 1,
+        "rehearse": False,  # `watched` would see the dry run too
         **changes,
     }
     return RunConfig(SHAPE, data, TrainConfig(**values), OptimizerConfig(), ScheduleConfig(warmup=1))
