@@ -77,7 +77,8 @@ def test_learns(tmp_path: Path, tokens: Path, precision: str) -> None:
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_resumed_run_is_bitwise_the_undisturbed_one(tmp_path: Path, tokens: Path, asynchronous: bool) -> None:
     config = recipe(tokens, asynchronous=asynchronous)
-    whole = read_weights(train(config, tmp_path / "whole"))
+    whole_folder = train(config, tmp_path / "whole")
+    whole = read_weights(whole_folder)
     for stop in (3, 8, 11):
         with pytest.raises(Stop):
             train(config, tmp_path / "cut", callbacks=[StopAt(stop)])
@@ -87,8 +88,11 @@ def test_resumed_run_is_bitwise_the_undisturbed_one(tmp_path: Path, tokens: Path
         def on_start(self, run) -> None:
             notes.extend(run.notes)
 
-    cut = read_weights(train(config, tmp_path / "cut", callbacks=[Notes()]))
+    cut_folder = train(config, tmp_path / "cut", callbacks=[Notes()])
+    cut = read_weights(cut_folder)
     assert notes == ["resumed from step 10"]
+    for file in sorted(whole_folder.iterdir()):
+        assert (cut_folder / file.name).read_bytes() == file.read_bytes(), file.name
     assert all(torch.equal(cut[name], tensor) for name, tensor in whole.items())
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 

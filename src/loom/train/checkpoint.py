@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -287,8 +287,15 @@ def prepare_folder(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
+class _Writer(FileSystemWriter):
+    """torch's writer, without the folder's name and the random id it adds: equal states are equal bytes."""
+
+    def storage_meta(self) -> StorageMeta:
+        return StorageMeta()
+
+
 def _writer(folder: Path) -> FileSystemWriter:
-    return FileSystemWriter(folder, single_file_per_rank=True, overwrite=True)
+    return _Writer(folder, single_file_per_rank=True, overwrite=True)
 
 
 def finish(
