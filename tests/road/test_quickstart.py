@@ -225,7 +225,10 @@ def test_the_page_opens_in_a_browser_without_network(undisturbed: tuple[Path, di
     folder, value = undisturbed
     page = folder / value["report"]
     text = page.read_text(encoding="utf-8")
-    assert not [link for link in re.findall(r"https?://[^\s\"'<]+", text) if "w3.org" not in link]
+    # What the page loads; an address may well stand in the training text that a trace shows.
+    assert not re.findall(
+        r"""(?:src|href|action)\s*=\s*["']?(?:https?:)?//|url\(\s*["']?(?:https?:)?//|@import""", text
+    )
     chromium = shutil.which("chromium")
     if chromium is None:
         skip_by_name("chromium")
