@@ -1,9 +1,4 @@
-"""Files that lie elsewhere: `s3://`, `hf://`, `https://`, through fsspec.
-
-Addresses travel as `pathlib.Path`, which writes `s3://bucket/key` as `s3:/bucket/key`; `address` gives the
-address back, and None for a file of this machine. Credentials come the usual ways: the AWS variables,
-profiles and instance roles for S3 (an S3-compatible server by `AWS_ENDPOINT_URL_S3` or `--endpoint`),
-`HF_TOKEN` or `hf auth login` for the Hub.
+"""Files that lie elsewhere: `s3://`, `hf://`, `https://`, through fsspec (`loom.tokens.remote`).
 
 An object store has no rename: a completed upload is the commit, and an artifact's manifest is uploaded last.
 """
@@ -12,21 +7,19 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from loom.artifact import FILES, MANIFEST, RUN, Artifact, digest_json
 from loom.console import console
-from loom.errors import LoomError
+from loom.tokens.remote import BLOCK, fail
+from loom.tokens.remote import ENDPOINT as ENDPOINT
+from loom.tokens.remote import address as address
+from loom.tokens.remote import filesystem as filesystem
 
-EXTRAS = {"s3": "s3", "hf": "hf", "https": "https", "http": "https"}  # scheme -> Loom's extra
-ADDRESS = re.compile(rf"^({'|'.join(EXTRAS)}):/+")
-BLOCK = 8 << 20  # bytes a request
-ENDPOINT = "AWS_ENDPOINT_URL_S3"  # the variable botocore reads
 PARALLEL_UPLOADS = 8
 NETWORK = {
     "aiohttp",
@@ -38,13 +31,6 @@ NETWORK = {
 }  # whose errors are the line's
 
 
-def address(path: str | Path) -> str | None:
-    """The address that `path` is, or None for a path of this machine."""
-    text = str(path)
-    match = ADDRESS.match(text)
-    return f"{match[1]}://{text[match.end() :]}" if match else None
-
-
 def place(path: Path) -> str:
     """`path` as an artifact's input names it: the address, or the absolute path."""
     return address(path) or str(path.resolve())
@@ -54,51 +40,6 @@ def use_endpoint(url: str | None) -> None:
     """Send S3 requests of this process, and of those it starts, to an S3-compatible server."""
     if url:
         os.environ[ENDPOINT] = url
-
-
-def filesystem(url: str) -> Any:
-    """fsspec's file system for an address. Raises `LoomError` that names the extra it needs."""
-    import fsspec
-
-    scheme = url.partition(":")[0]
-    options: dict[str, Any] = {}
-    if scheme == "s3":
-        options = {"default_block_size": BLOCK, "anon": _anonymous()}
-        if os.environ.get(ENDPOINT):
-            options["endpoint_url"] = os.environ[ENDPOINT]  # a change of it is another file system
-    try:
-        return fsspec.filesystem(scheme, **options)
-    except (ImportError, ValueError) as error:
-        raise LoomError(
-            f"{url} needs a package that is not installed: pip install 'loom-lm[{EXTRAS[scheme]}]' ({error})."
-        ) from None
-
-
-def _anonymous() -> bool:
-    """Whether there are no AWS credentials at all: public buckets are then read unsigned."""
-    import botocore.session
-
-    try:
-        return botocore.session.get_session().get_credentials() is None
-    except Exception as error:
-        raise LoomError(f"The AWS credentials cannot be read: {error}.") from None
-
-
-def _fail(url: str, error: Exception) -> NoReturn:
-    kind = type(error).__name__
-    if isinstance(error, LoomError):
-        raise error
-    if isinstance(error, FileNotFoundError):
-        raise LoomError(f"There is no {url}. Check the address and its bucket.") from None
-    if isinstance(error, PermissionError) or "Credential" in kind:
-        raise LoomError(
-            f"{url} may not be read or written with these credentials ({error or kind}). For S3 set AWS_PROFILE or "
-            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for the Hub set HF_TOKEN."
-        ) from None
-    raise LoomError(
-        f"{url} cannot be reached ({kind}: {error}). Run the same command again; what is finished is kept. For an "
-        f"S3-compatible server give --endpoint or set {ENDPOINT}."
-    ) from None
 
 
 def find(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -119,7 +60,7 @@ def find(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
         else:
             found = [name for name in fs.find(pattern) if name.endswith(suffixes)]
     except Exception as error:
-        _fail(pattern, error)
+        fail(pattern, error)
     scheme = pattern.partition(":")[0]
     return sorted(name if "://" in name else f"{scheme}://{name}" for name in found)
 
@@ -129,7 +70,7 @@ def identity(url: str) -> tuple[int, str]:
     try:
         info = filesystem(url).info(url)
     except Exception as error:
-        _fail(url, error)
+        fail(url, error)
     version = next(
         (info[key] for key in ("ETag", "etag", "blob_id", "mtime", "LastModified") if info.get(key)), ""
     )
@@ -145,7 +86,7 @@ def open_remote(url: str, *, whole: bool = True) -> Iterator[IO[bytes]]:
             url, "rb", block_size=BLOCK, cache_type="readahead" if whole else "background"
         )
     except Exception as error:
-        _fail(url, error)
+        fail(url, error)
     with stream:
         try:
             yield stream
@@ -153,7 +94,7 @@ def open_remote(url: str, *, whole: bool = True) -> Iterator[IO[bytes]]:
             if type(error).__module__.partition(".")[0] in NETWORK or isinstance(
                 error, ConnectionError | TimeoutError
             ):
-                _fail(url, error)
+                fail(url, error)
             raise
 
 
@@ -181,7 +122,7 @@ def publish(artifact: Artifact, to: str) -> dict[str, int]:
             extra = {"Metadata": {"xxh3-128": digest}} if url.startswith("s3:") else {}
             fs.put_file(str(artifact.path / name), url, **extra)
         except Exception as error:
-            _fail(url, error)
+            fail(url, error)
         return True
 
     with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import xxhash
@@ -30,11 +30,16 @@ def digest_file(path: Path, like: str = "") -> str | None:
 
     None when that algorithm is not installed here, so that nothing can be said.
     """
+    with open(path, "rb") as stream:
+        return digest_stream(stream, like)
+
+
+def digest_stream(stream: IO[bytes], like: str = "") -> str | None:
+    """`digest_file` of what is left in a stream."""
     plain = like.startswith("sha256:") or (not like and xxhash is None)
     if not plain and xxhash is None:
         return None
     state = hashlib.sha256() if plain else xxhash.xxh3_128()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            state.update(chunk)
+    while chunk := stream.read(1 << 20):
+        state.update(chunk)
     return ("sha256:" if plain else "") + str(state.hexdigest())

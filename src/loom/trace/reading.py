@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from loom.artifact import MANIFEST
 from loom.errors import LoomError
 from loom.tokens.order import EpochOrder, Extent, ReadingOrder, Stage, places_of_step, step_of_place
+from loom.tokens.remote import address
 from loom.tokens.shards import TokenFolder, open_tokens
 from loom.train.documents import Documents, DocumentTable, pairs_fingerprint, rows_fingerprint
 
@@ -165,11 +166,10 @@ class Reading:
 
     def tokens(self, instance: Instance) -> NDArray[Any]:
         """The ids of an instance as the model was fed them, padding included, [length]."""
-        ids = np.full(instance.length, self.folders[0].pad.id, self.folders[0].arrays[0].dtype)
+        ids = np.full(instance.length, self.folders[0].pad.id, self.folders[0].kind)
         for piece in instance.pieces:
-            ids[piece.at : piece.at + piece.end - piece.start] = self.folders[piece.source].arrays[
-                piece.shard
-            ][piece.start : piece.end]
+            read = self.folders[piece.source].ids(piece.shard, piece.start, piece.end)
+            ids[piece.at : piece.at + piece.end - piece.start] = read
         return ids
 
 
@@ -203,7 +203,7 @@ class DocumentRows:
 
 
 def document_rows(folder: TokenFolder, shard: int) -> DocumentRows:
-    return DocumentRows(folder.path / folder.shards[shard].path.replace(".npy", ".docs.parquet"))
+    return DocumentRows(folder.file(folder.shards[shard].path.replace(".npy", ".docs.parquet")))
 
 
 def document_table(folder: TokenFolder) -> DocumentTable:
@@ -263,8 +263,12 @@ def open_reading(run: Path) -> Reading:
 def _token_folders(checkpoint: Path, inputs: Sequence[Mapping[str, str]]) -> list[TokenFolder]:
     folders = []
     for item in inputs:
-        path = Path(os.path.normpath(checkpoint.resolve() / item["path"]))
-        kind = _kind(path)
+        if address(item["path"]):  # only tokens are read elsewhere
+            path: Path = Path(item["path"])
+            kind: str | None = "tokens"
+        else:
+            path = Path(os.path.normpath(checkpoint.resolve() / item["path"]))
+            kind = _kind(path)
         if kind is None and not path.exists():
             raise LoomError(
                 f"{checkpoint} was trained on {path}, which is no longer there: put it back to see "

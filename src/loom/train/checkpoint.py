@@ -37,6 +37,7 @@ from loom.errors import LoomError
 from loom.model.config import ModelConfig
 from loom.model.transformer import Transformer
 from loom.tokens.digest import digest_file
+from loom.tokens.remote import address
 from loom.tokens.shards import SpecialToken
 from loom.train.lora import merge
 from loom.train.metadata import check_metadata
@@ -110,14 +111,13 @@ def write_manifest(
     outputs: Sequence[Mapping[str, Any]],
     counters: Mapping[str, Any],
 ) -> None:
-    """The folder's last file. Input paths become relative to the folder."""
-    listed = [
-        {
-            "path": Path(os.path.relpath(Path(item["path"]).resolve(), folder.resolve())).as_posix(),
-            "digest": item["digest"],
-        }
-        for item in inputs
-    ]
+    """The folder's last file. Input paths become relative to the folder; addresses stay."""
+
+    def named(path: str) -> str:
+        relative = os.path.relpath(Path(path).resolve(), folder.resolve())
+        return address(path) or Path(relative).as_posix()
+
+    listed = [{"path": named(item["path"]), "digest": item["digest"]} for item in inputs]
     body = {
         "kind": kind,
         "loom": VERSION,

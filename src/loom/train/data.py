@@ -101,10 +101,8 @@ class Windows:
             for f, source in zip(folders, sources(config), strict=True)
         ]
         self.order = ReadingOrder(extents, length, seed, config.order)
-        # Every shard as [windows, length]; the tail is out of reach.
         self.grids = [
-            [array[: len(array) // length * length].reshape(-1, length) for array in folder.arrays]
-            for folder in folders
+            [folder.grid(shard, length) for shard in range(len(folder.shards))] for folder in folders
         ]
 
     @property
@@ -292,5 +290,5 @@ def open_folders(config: DataConfig, objective: str) -> list[TokenFolder]:
 
 
 def identities(folders: Sequence[TokenFolder]) -> list[dict[str, str]]:
-    """What lineage follows: the folders' paths and digests."""
-    return [{"path": str(folder.path), "digest": folder.digest} for folder in folders]
+    """What lineage follows: the folders' paths or addresses, and digests."""
+    return [{"path": folder.address or str(folder.path), "digest": folder.digest} for folder in folders]

@@ -30,7 +30,7 @@ from loom.train.checkpoint import (
     read_weights,
 )
 from loom.train.config import RunConfig, batch_stages
-from loom.train.data import Data, PackedRows, Pairs, Windows, open_folders
+from loom.train.data import Data, PackedRows, Pairs, Windows, identities, open_folders
 from loom.train.documents import DocumentTable
 from loom.train.lora import attach, start_adapters
 from loom.train.objective import Objective, build_objective
@@ -176,7 +176,7 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
             f"No checkpoint of {out} is whole: {damaged[0]} Remove {out / 'checkpoints'} to begin anew."
         )
     folders = open_folders(config.data, train.objective)
-    inputs = [{"path": str(folder.path), "digest": folder.digest} for folder in folders]
+    inputs = identities(folders)
     initial: tuple[ModelConfig, dict[str, Tensor], dict[str, str]] | None = None
     if train.init is not None:
         origin = find_model(Path(train.init))
