@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from loom.tokens.once import shared_array
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -22,18 +24,26 @@ class Permutation(Protocol):
 class Shuffled:
     """OLMo's order: NumPy's Fisher-Yates under PCG64 seeded with seed + epoch (OLMo, iterable_dataset.py).
 
-    Holds 4 bytes an instance, 8 beyond 2^32.
+    Takes 4 bytes an instance, 8 beyond 2^32: in memory while that is little, else in a file that the
+    processes of a node share.
     """
 
+    WIDE = 1 << 32
+    SHARED = 1 << 20  # instances from which a node's ranks share one copy
+
     def __init__(self, size: int, seed: int) -> None:
-        order: npt.NDArray[Any] = np.arange(size, dtype=np.uint32 if size <= 1 << 32 else np.uint64)
-        np.random.Generator(np.random.PCG64(seed=seed)).shuffle(order)
-        self.order = order
+        self.size, self.seed = size, seed
+        name = f"order-{size}-{seed}"
+        self.order = self._shuffle() if size < self.SHARED else shared_array(name, self._shuffle)
         self._inverse: npt.NDArray[Any] | None = None
 
+    def _shuffle(self) -> npt.NDArray[Any]:
+        order = np.arange(self.size, dtype=np.uint32 if self.size <= self.WIDE else np.uint64)
+        np.random.Generator(np.random.PCG64(seed=self.seed)).shuffle(order)
+        return order
+
     def at(self, positions: Indices) -> Indices:
-        chosen: Indices = self.order[positions].astype(np.int64)
-        return chosen
+        return np.asarray(self.order[positions], dtype=np.int64)
 
     def find(self, instances: Indices) -> Indices:
         if self._inverse is None:
