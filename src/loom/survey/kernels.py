@@ -10,9 +10,9 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from loom.corpus.kernels.characters import LETTERS_END
+from loom.native import kernel
 
 KEY, COUNT, WHERE, AT = 0, 1, 2, 3
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -34,7 +34,7 @@ def word_table() -> npt.NDArray[np.uint8]:
     return table
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def mixed(value):  # type: ignore[no-untyped-def]
     """SplitMix64's finaliser (Steele et al. 2014): every input bit reaches every output bit."""
     value = (value ^ (value >> np.uint64(30))) * MIX1
@@ -42,7 +42,7 @@ def mixed(value):  # type: ignore[no-untyped-def]
     return value ^ (value >> np.uint64(31))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def words(data, offsets, is_word, lower, hashes, starts, bounds):  # type: ignore[no-untyped-def]
     """Hash and first byte of every word; document i's are [bounds[i], bounds[i + 1]) of them.
 
@@ -114,7 +114,7 @@ def words(data, offsets, is_word, lower, hashes, starts, bounds):  # type: ignor
     return count
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def gram_hash(hashes, first, n):  # type: ignore[no-untyped-def]
     """A hash of n words in a row; never 0, and of one word the word's own."""
     value = hashes[first]
@@ -124,12 +124,12 @@ def gram_hash(hashes, first, n):  # type: ignore[no-untyped-def]
     return value if value != 0 else np.uint64(1)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def slot_of(key, mask):  # type: ignore[no-untyped-def]
     return (key * GOLDEN) >> np.uint64(20) & mask
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def add(table, key, count, where, at):  # type: ignore[no-untyped-def]
     """Add `count` to a key; 1 if the key is new. The first place wins."""
     mask = np.uint64(len(table) - 1)
@@ -149,7 +149,7 @@ def add(table, key, count, where, at):  # type: ignore[no-untyped-def]
     return 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def add_rows(table, rows, limit, first):  # type: ignore[no-untyped-def]
     """Add rows [n, 4] from `first` on until `limit` keys are new: (rows taken up to, keys new)."""
     new = 0
@@ -169,7 +169,7 @@ def add_rows(table, rows, limit, first):  # type: ignore[no-untyped-def]
     return len(rows), new
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def median_count(table, used):  # type: ignore[no-untyped-def]
     """The count that half of a table's `used` keys, rounded down, lie below or at; 0 where it is over 4,095."""
     numbers = np.zeros(1 << 12, np.int64)
@@ -185,7 +185,7 @@ def median_count(table, used):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def purge(table, threshold, into):  # type: ignore[no-untyped-def]
     """Copy keys whose count is above `threshold` into an empty table; how many."""
     kept = 0
@@ -195,7 +195,7 @@ def purge(table, threshold, into):  # type: ignore[no-untyped-def]
     return kept
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def purge_here(table, threshold):  # type: ignore[no-untyped-def]
     """Drop keys whose count is not above `threshold`, in place; how many are left.
 
@@ -225,7 +225,7 @@ def purge_here(table, threshold):  # type: ignore[no-untyped-def]
     return kept
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def keep_low(table, threshold, into):  # type: ignore[no-untyped-def]
     """Copy keys below `threshold` into an empty table; how many."""
     kept = 0
@@ -235,7 +235,7 @@ def keep_low(table, threshold, into):  # type: ignore[no-untyped-def]
     return kept
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def note_distinct(registers, key):  # type: ignore[no-untyped-def]
     """HyperLogLog: the longest run of leading zeros seen in each register (Flajolet et al. 2007)."""
     value = mixed(key + WORD_SEED)
@@ -252,7 +252,7 @@ def note_distinct(registers, key):  # type: ignore[no-untyped-def]
         registers[register] = run
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def count_grams(  # type: ignore[no-untyped-def]
     hashes,
     starts,
@@ -326,7 +326,7 @@ def count_grams(  # type: ignore[no-untyped-def]
     return document, 0, new, sampled, met
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def byte_filter(keys):  # type: ignore[no-untyped-def]
     """A table that tells most keys apart from `keys` by their first bits."""
     table = np.zeros(1 << FILTER_BITS, np.uint8)
@@ -335,7 +335,7 @@ def byte_filter(keys):  # type: ignore[no-untyped-def]
     return table
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def phrase_hits(  # type: ignore[no-untyped-def]
     hashes, bounds, lengths, known, sieve, order, heads, phrases, out
 ):
@@ -374,7 +374,7 @@ def phrase_hits(  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def mark_grams(hashes, bounds, n, known, sieve, seen):  # type: ignore[no-untyped-def]
     """Mark which of the sorted hashes `known` occur among the documents' n-grams."""
     for document in range(len(bounds) - 1):

@@ -8,14 +8,15 @@ whole numbers whose bytes are swapped first, which is the same order. A table en
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from loom.native import kernel
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 SHALLOW = 64  # tokens compared before copies are thought of
 KNOWN_BITS = 14
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def rank_of(token, size):  # type: ignore[no-untyped-def]
     """A token as a number that orders like its little-endian bytes; `size` is bytes a token."""
     value = np.uint64(token)
@@ -31,7 +32,7 @@ def rank_of(token, size):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def place_at(table, width, size, rank):  # type: ignore[no-untyped-def]
     """The token offset that entry `rank` of the table points to."""
     value = np.int64(0)
@@ -41,7 +42,7 @@ def place_at(table, width, size, rank):  # type: ignore[no-untyped-def]
     return value // size
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def common_prefix(tokens, place, query, first):  # type: ignore[no-untyped-def]
     """How many tokens `tokens[place:]` and `query[first:]` share at their start."""
     count = 0
@@ -51,7 +52,7 @@ def common_prefix(tokens, place, query, first):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def bound(tokens, table, width, size, query, first, length, after, low, high):  # type: ignore[no-untyped-def]
     """The first entry in [low, high) whose suffix is not below `query[first:first + length]`.
 
@@ -77,7 +78,7 @@ def bound(tokens, table, width, size, query, first, length, after, low, high):  
     return low
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def find(tokens, table, width, size, query, first, length):  # type: ignore[no-untyped-def]
     """Entries [low, high) whose suffixes begin with `query[first:first + length]`."""
     entries = len(table) // width
@@ -86,7 +87,7 @@ def find(tokens, table, width, size, query, first, length):  # type: ignore[no-u
     return low, high
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def longest_prefixes(tokens, table, width, size, query, starts, limits, out):  # type: ignore[no-untyped-def]
     """For each of `starts`, the longest prefix of `query[start:start + limit]` that occurs in the text.
 
@@ -107,7 +108,7 @@ def longest_prefixes(tokens, table, width, size, query, starts, limits, out):  #
         out[index] = max(out[index], best)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def next_tokens(tokens, table, width, size, low, high, depth):  # type: ignore[no-untyped-def]
     """What follows the first `depth` tokens of entries [low, high): distinct tokens and their counts.
 
@@ -145,7 +146,7 @@ def next_tokens(tokens, table, width, size, low, high, depth):  # type: ignore[n
     return values, counts
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def places(table, width, size, ranks):  # type: ignore[no-untyped-def]
     """Token offsets of table entries."""
     out = np.empty(len(ranks), np.int64)
@@ -154,14 +155,14 @@ def places(table, width, size, ranks):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def pack(out, at, width, value):  # type: ignore[no-untyped-def]
     """Write `value` as entry `at` of a table."""
     for k in range(width):
         out[at * width + k] = np.uint8((value >> (8 * k)) & 0xFF)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def token_entries(sorted_bytes, size, limit, out):  # type: ignore[no-untyped-def]
     """From a suffix array of bytes, the token offsets below `limit` tokens, in order, into `out`."""
     count = 0
@@ -173,7 +174,7 @@ def token_entries(sorted_bytes, size, limit, out):  # type: ignore[no-untyped-de
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def packed_entries(entries, size, width):  # type: ignore[no-untyped-def]
     """Token offsets as a table's bytes."""
     out = np.empty(len(entries) * width, np.uint8)
@@ -182,7 +183,7 @@ def packed_entries(entries, size, width):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def compare(tokens, a, b, depth, limit, size):  # type: ignore[no-untyped-def]
     """-1, 0 or 1 as the suffix at `a` stands before, with or after the one at `b`.
 
@@ -202,7 +203,7 @@ def compare(tokens, a, b, depth, limit, size):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def head_key(tokens, place, size):  # type: ignore[no-untyped-def]
     """The first 8 bytes of a suffix as one number, zeros past the end."""
     key = np.uint64(0)
@@ -213,7 +214,7 @@ def head_key(tokens, place, size):  # type: ignore[no-untyped-def]
     return key
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def compare_copies(tokens, a, b, limit, size, known):  # type: ignore[no-untyped-def]
     """`compare`, remembering what is equal: copies of a long document are not read again from every token.
 
@@ -257,7 +258,7 @@ def compare_copies(tokens, a, b, limit, size, known):  # type: ignore[no-untyped
     return order if a < b else -order
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def before(  # type: ignore[no-untyped-def]
     tokens, keys, entries, a, b, limit, size, owner_a, owner_b, known
 ):
@@ -267,7 +268,7 @@ def before(  # type: ignore[no-untyped-def]
     return order < 0 or (order == 0 and owner_a < owner_b)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def merge(tokens, entries, bounds, limit, size, width):  # type: ignore[no-untyped-def]
     """Merge sorted runs of suffixes into a table's bytes.
 
@@ -324,7 +325,7 @@ def merge(tokens, entries, bounds, limit, size, width):  # type: ignore[no-untyp
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def split_run(tokens, run, base, splitter, limit, size):  # type: ignore[no-untyped-def]
     """How many entries of a sorted run (token offsets less `base`) stand before the suffix at `splitter`."""
     low = 0
@@ -338,7 +339,7 @@ def split_run(tokens, run, base, splitter, limit, size):  # type: ignore[no-unty
     return low
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def lay(tokens, starts, ends, separator, out, counts):  # type: ignore[no-untyped-def]
     """Documents one after the other into `out`, each after a separator, and their ids into `counts`.
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from loom.native import kernel
 
 LARGEST = 9e9  # a score from here on is left to the general writer
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _copy(out, at, source, low, high):  # type: ignore[no-untyped-def]
     for k in range(low, high):
         out[at + k - low] = source[k]
     return at + high - low
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _integer(out, at, value):  # type: ignore[no-untyped-def]
     """A whole number that is not negative, in decimal."""
     digits = 1
@@ -29,7 +30,7 @@ def _integer(out, at, value):  # type: ignore[no-untyped-def]
     return at + digits
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _score(out, at, value, short):  # type: ignore[no-untyped-def]
     """A number of at most five decimals, the last zeros left out but for one behind the point (not `short`)."""
     scaled = np.int64(np.rint(value * 100_000.0))
@@ -53,7 +54,7 @@ def _score(out, at, value, short):  # type: ignore[no-untyped-def]
         place //= 10
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _quoted(out, at, data, low, high):  # type: ignore[no-untyped-def]
     """A JSON string; what must be escaped is escaped as orjson does it."""
     out[at] = 34
@@ -88,7 +89,7 @@ def _quoted(out, at, data, low, high):  # type: ignore[no-untyped-def]
     return at + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def lines(  # type: ignore[no-untyped-def]
     ids,
     id_offsets,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.fingerprints import finish
+from loom.native import kernel
 
 MOST_HASHES = 64  # at which a filter that is half full errs once in 2^64
 
@@ -48,7 +48,7 @@ def expected_rate(size: int, entries: int, hashes: int | None = None) -> float:
     return float((1.0 - math.exp(-hashes * entries / (size * 8))) ** hashes)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def consume(prints, bits, hashes, read_only):  # type: ignore[no-untyped-def]
     """Which of uint64[m, 2] were in the filter when their turn came; each is put in unless `read_only`.
 
@@ -75,7 +75,7 @@ def consume(prints, bits, hashes, read_only):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def dolma_lines(data, offsets, skip_empty, min_length, as_dolma):  # type: ignore[no-untyped-def]
     """Lines that Dolma's deduper looks at: int64[m, 3] (row, start, end) and byte ranges int64[m, 2].
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.characters import ascii_space, wide_space
 from loom.corpus.kernels.interning import PRIME, SEED
+from loom.native import kernel
 
 CURLY, LOREM, JAVASCRIPT, NAUGHTY = 1, 2, 4, 8
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def lower_ascii(data, low, high, out):  # type: ignore[no-untyped-def]
     """Lower-case `data[low:high]` into `out` as far as ASCII results go; returns the bytes written.
 
@@ -43,7 +43,7 @@ def lower_ascii(data, low, high, out):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _hash(text, start, end):  # type: ignore[no-untyped-def]
     hashed = SEED
     for k in range(start, end):
@@ -51,19 +51,19 @@ def _hash(text, start, end):  # type: ignore[no-untyped-def]
     return hashed
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def bucket_of(a, b, c):  # type: ignore[no-untyped-def]
     """A 16-bit hash of three bytes."""
     return ((np.int64(a) << 16 | np.int64(b) << 8 | np.int64(c)) * 40503) >> 4 & 0xFFFF
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _contains(sorted_hashes, hashed):  # type: ignore[no-untyped-def]
     at = np.searchsorted(sorted_hashes, hashed)
     return at < sorted_hashes.size and sorted_hashes[at] == hashed
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _starts(text, at, end, pattern):  # type: ignore[no-untyped-def]
     if at + pattern.size > end:
         return False
@@ -73,7 +73,7 @@ def _starts(text, at, end, pattern):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def c4(data, offsets, words, longest, buckets, phrase_buckets, phrase_sizes, phrases, javascript, lorem):  # type: ignore[no-untyped-def]
     """Flags and line spans of every document, as Dolma's c4_v2 defines them.
 

@@ -6,7 +6,8 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from loom.native import kernel
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
@@ -27,7 +28,7 @@ def character_table() -> Bytes:
     return table
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def width(lead):  # type: ignore[no-untyped-def]
     """Bytes of the character that starts with `lead`."""
     if lead < 0x80:
@@ -39,7 +40,7 @@ def width(lead):  # type: ignore[no-untyped-def]
     return 4
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def code_point(data, at):  # type: ignore[no-untyped-def]
     """The code point whose first byte is `data[at]`."""
     lead = np.uint32(data[at])
@@ -57,13 +58,13 @@ def code_point(data, at):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def ascii_space(byte):  # type: ignore[no-untyped-def]
     """Whether `str.split` splits at this ASCII byte."""
     return byte == 32 or (9 <= byte <= 13) or (28 <= byte <= 31)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def wide_space(data, at):  # type: ignore[no-untyped-def]
     """Whether the character beyond ASCII at `at` is whitespace to `str.split` and `str.strip`."""
     lead = data[at]
@@ -81,7 +82,7 @@ def wide_space(data, at):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def lengths(data, offsets):  # type: ignore[no-untyped-def]
     """Code points of every document, int64[n]: the bytes that do not continue a character."""
     out = np.empty(offsets.size - 1, np.int64)

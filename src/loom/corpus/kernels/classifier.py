@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from loom.native import kernel
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+@kernel(fastmath={"contract", "nsz"})
 def epoch(features, offsets, targets, order, rows, out, start_rate, seen, total):  # type: ignore[no-untyped-def]
     """One pass over the examples in `order`; updates `rows` and `out` in place.
 

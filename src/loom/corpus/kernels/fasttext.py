@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.fingerprints import finish
 from loom.corpus.kernels.interning import PRIME, SEED
+from loom.native import kernel
 
 FNV, FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 NGRAM = np.uint64(116049371)
@@ -15,7 +15,7 @@ CACHE_BYTES = 64 << 20  # of word vectors
 LEAST = 1e-5  # fastText's guard in every logarithm, and the score below which it keeps silent
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _hash(data, low, high):  # type: ignore[no-untyped-def]
     """fastText's FNV-1a of 32 bits: bytes from 128 on count as negative numbers."""
     value = FNV
@@ -27,7 +27,7 @@ def _hash(data, low, high):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _lookup(hashed, ids, keys):  # type: ignore[no-untyped-def]
     """The value of a key in an open-addressing table (ids: -1 where empty), or -1."""
     mask = np.int64(ids.size - 1)
@@ -39,7 +39,7 @@ def _lookup(hashed, ids, keys):  # type: ignore[no-untyped-def]
     return np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def table(keys):  # type: ignore[no-untyped-def]
     """An open-addressing table of uint64 keys, each with its place: (ids int64, keys uint64)."""
     size = 16
@@ -57,7 +57,7 @@ def table(keys):  # type: ignore[no-untyped-def]
     return ids, held
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def word_key(data, low, high):  # type: ignore[no-untyped-def]
     """A 64-bit hash of a word."""
     value = SEED
@@ -66,7 +66,7 @@ def word_key(data, low, high):  # type: ignore[no-untyped-def]
     return finish(value ^ np.uint64(high - low))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _row(bucket, words, pruned_ids, pruned_keys, kept):  # type: ignore[no-untyped-def]
     """The input row of a bucket, -1 where pruning took it: `kept` has a bit a bucket, or is empty."""
     if kept.size == 0:
@@ -77,14 +77,14 @@ def _row(bucket, words, pruned_ids, pruned_keys, kept):  # type: ignore[no-untyp
     return words + found if found >= 0 else np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _add(out, matrix, row):  # type: ignore[no-untyped-def]
     source = matrix[row]  # one dimension: the loop becomes vector instructions
     for d in range(out.size):
         out[d] += source[d]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _word(  # type: ignore[no-untyped-def]
     data, low, high, wid, end_of_line, out, matrix, words, buckets, shortest, longest, pruned_ids, pruned_keys, kept,
     padded,
@@ -124,7 +124,7 @@ def _word(  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def hidden(  # type: ignore[no-untyped-def]
     data, offsets, matrix, words, word_ids, word_keys, end_row, buckets, shortest, longest, word_ngrams,
     pruned_ids, pruned_keys, kept, label,

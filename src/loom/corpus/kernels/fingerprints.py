@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.characters import ascii_space
 from loom.corpus.kernels.interning import MIX, PRIME, SEED, slot_of, table_bits
+from loom.native import kernel
 
 SECOND_SEED = np.uint64(0x6C62272E07BB0142)
 SECOND_PRIME = np.uint64(0xD6E8FEB86659FD93)
 WHOLE, LINE, BLOCK = 0, 1, 2
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def finish(value):  # type: ignore[no-untyped-def]
     """Mix 64 bits so that every one of them decides every other (MurmurHash3's last step)."""
     value ^= value >> np.uint64(33)
@@ -23,7 +23,7 @@ def finish(value):  # type: ignore[no-untyped-def]
     return value ^ (value >> np.uint64(33))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def fingerprint(data, start, end):  # type: ignore[no-untyped-def]
     """Two independent 64-bit hashes of `data[start:end]`; never (0, 0)."""
     first, second = SEED, SECOND_SEED
@@ -36,7 +36,7 @@ def fingerprint(data, start, end):  # type: ignore[no-untyped-def]
     return finish(first ^ size), finish(second + size * MIX) | np.uint64(1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def documents(data, offsets):  # type: ignore[no-untyped-def]
     """A fingerprint a document, uint64[n, 2]."""
     out = np.empty((offsets.size - 1, 2), np.uint64)
@@ -45,7 +45,7 @@ def documents(data, offsets):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def ranges(data, where):  # type: ignore[no-untyped-def]
     """Fingerprints of byte ranges int64[m, 2], uint64[m, 2]."""
     out = np.empty((where.shape[0], 2), np.uint64)
@@ -54,7 +54,7 @@ def ranges(data, where):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def paragraphs(data, offsets, unit, fewest_words):  # type: ignore[no-untyped-def]
     """Lines (unit LINE) or blocks between empty lines (unit BLOCK) of at least `fewest_words` words.
 
@@ -114,7 +114,7 @@ def paragraphs(data, offsets, unit, fewest_words):  # type: ignore[no-untyped-de
     return spans[:count], prints[:count]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def first_of(prints):  # type: ignore[no-untyped-def]
     """For every fingerprint of uint64[m, 2] the index of its first occurrence, int64[m], in input order."""
     total = prints.shape[0]

@@ -8,10 +8,10 @@ nothing is left to count. No hash decides equality.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.characters import ALPHA, ascii_space, code_point, wide_space
 from loom.corpus.kernels.interning import PRIME, SEED, intern, slot_of, table_bits
+from loom.native import kernel
 
 COMMON = (2, 3, 4)
 DUPLICATE = (5, 6, 7, 8, 9, 10)
@@ -32,7 +32,7 @@ KEYS = (
 SHORT_WORD = 256  # lengths below this are counted, not sorted
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _required(data, start, size):  # type: ignore[no-untyped-def]
     """the, be, to, of, and, that, have, with."""
     a = data[start]
@@ -52,7 +52,7 @@ def _required(data, start, size):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _count_words(data, low, high):  # type: ignore[no-untyped-def]
     """At most this many words: transitions from an ASCII space, plus every wide space."""
     count = 1
@@ -68,7 +68,7 @@ def _count_words(data, low, high):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _median(lens, words, histogram):  # type: ignore[no-untyped-def]
     histogram[:] = 0
     long = 0
@@ -93,7 +93,7 @@ def _median(lens, words, histogram):  # type: ignore[no-untyped-def]
     return 0.0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _ngrams(words, word_ids, word_counts, sums, characters, out, prev, table, keys, counts):  # type: ignore[no-untyped-def]
     """Fill out[0:9]; `sums` are prefix sums of word lengths, `prev` is scratch, one entry a word."""
     for k in range(words):
@@ -159,7 +159,7 @@ def _ngrams(words, word_ids, word_counts, sums, characters, out, prev, table, ke
             out[n - 2] = repeated / max(total, 1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def gopher(data, offsets, characters, merge_newlines):  # type: ignore[no-untyped-def]
     """Every statistic of `KEYS` for every document: float64[n, 19], NaN where Dolma writes no key.
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from loom.native import kernel
 
 MIX = np.uint64(0x9E3779B97F4A7C15)
 SEED = np.uint64(0xCBF29CE484222325)
 PRIME = np.uint64(0x100000001B3)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def slot_of(hashed, shift):  # type: ignore[no-untyped-def]
     """A table slot from a 64-bit hash: the top bits of its product with the golden ratio."""
     return np.int64((hashed * MIX) >> shift)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def table_bits(items):  # type: ignore[no-untyped-def]
     """Bits of a table at most half full with `items` entries."""
     bits = 4
@@ -25,7 +26,7 @@ def table_bits(items):  # type: ignore[no-untyped-def]
     return bits
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def intern(data, start, end, hashed, table, bits, starts, ends, hashes, known):  # type: ignore[no-untyped-def]
     """The number of `data[start:end]` among the `known` strings seen so far; `known` itself if it is new.
 

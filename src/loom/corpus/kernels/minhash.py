@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.fingerprints import finish
 from loom.corpus.kernels.interning import PRIME, SEED
+from loom.native import kernel
 
 BASE = np.uint64(0x9E3779B97F4A7C15)
 HIGHEST = np.uint32(0xFFFFFFFF)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _shingles(data, low, high, size, words, out):  # type: ignore[no-untyped-def]
     """Hashes of the runs of `size` words of one text into `out`; returns how many.
 
@@ -52,7 +52,7 @@ def _shingles(data, low, high, size, words, out):  # type: ignore[no-untyped-def
     return count - used + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def signatures(data, offsets, size, factors, terms):  # type: ignore[no-untyped-def]
     """MinHash signatures uint32[n, permutations] and shingles int64[n].
 
@@ -81,7 +81,7 @@ def signatures(data, offsets, size, factors, terms):  # type: ignore[no-untyped-
     return out, counts
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def shingle_hashes(data, offsets, size):  # type: ignore[no-untyped-def]
     """Shingle hashes of every text, one after the other, and where each begins: for exact Jaccard."""
     total = offsets[-1] - offsets[0]
@@ -96,7 +96,7 @@ def shingle_hashes(data, offsets, size):  # type: ignore[no-untyped-def]
     return out[: starts[-1]], starts
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def bands(signature, counts, rows):  # type: ignore[no-untyped-def]
     """A 128-bit key a band of `rows` hashes: uint64[n, bands, 2]; (0, 0) where a text has no shingles."""
     documents = signature.shape[0]
@@ -117,7 +117,7 @@ def bands(signature, counts, rows):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def join(pairs, parent):  # type: ignore[no-untyped-def]
     """Join the components of int64[m, 2] pairs in `parent`, int64[documents]; the first one is the root."""
     for k in range(pairs.shape[0]):
@@ -134,7 +134,7 @@ def join(pairs, parent):  # type: ignore[no-untyped-def]
             parent[a] = b
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def resolve(parent):  # type: ignore[no-untyped-def]
     """Point every document at the first of its component; returns the components of more than one."""
     seen = np.zeros(parent.size, np.bool_)

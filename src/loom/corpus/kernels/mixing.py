@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.attribute_lines import _copy, _quoted
 from loom.corpus.kernels.characters import ascii_space, wide_space
 from loom.corpus.kernels.json_lines import ABSENT, _blank, _field, _string, _unescape, _value
+from loom.native import kernel
 
 ID, ATTRIBUTES = 0, 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _skip(data, at, high):  # type: ignore[no-untyped-def]
     while at < high and _blank(data[at]):
         at += 1
     return at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def members(data, low, high, kinds, names, name_starts, where):  # type: ignore[no-untyped-def]
     """Fill `where` int64[names, 2] with the places of an object's members; whether it could be read."""
     where[:, 0] = ABSENT
@@ -58,7 +58,7 @@ def members(data, low, high, kinds, names, name_starts, where):  # type: ignore[
         at = _skip(data, at + 1, high)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def attribute_rows(data, starts, kinds, names, name_starts, keys, key_starts):  # type: ignore[no-untyped-def]
     """Of every line the place of its id, and in its attributes that of each key.
 
@@ -83,7 +83,7 @@ def attribute_rows(data, starts, kinds, names, name_starts, keys, key_starts):  
     return out, True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _number(data, at, high):  # type: ignore[no-untyped-def]
     """A plain number of at most 15 digits and its end, or -1 there."""
     negative = data[at] == 45
@@ -108,7 +108,7 @@ def _number(data, at, high):  # type: ignore[no-untyped-def]
     return (-number if negative else number), at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def spans(data, where):  # type: ignore[no-untyped-def]
     """The `[start, end, score]` lists at int64[n, 2]: rows, starts, ends, scores, whether all could be read."""
     count = 0
@@ -155,7 +155,7 @@ def spans(data, where):  # type: ignore[no-untyped-def]
     return rows[:found], starts[:found], ends[:found], scores[:found], True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def same_ids(data, where, other, others):  # type: ignore[no-untyped-def]
     """Whether two lists of places hold the same bytes; those of `others` have their quotes."""
     for row in range(where.shape[0]):
@@ -169,7 +169,7 @@ def same_ids(data, where, other, others):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def replaced(data, offsets, firsts, starts, ends, which, pieces, piece_starts):  # type: ignore[no-untyped-def]
     """Texts with spans replaced, as (bytes, offsets): row i has spans firsts[i] to firsts[i + 1], disjoint.
 
@@ -206,7 +206,7 @@ def replaced(data, offsets, firsts, starts, ends, which, pieces, piece_starts): 
     return out[:end], out_offsets
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def trimmed(data, offsets):  # type: ignore[no-untyped-def]
     """Bytes of every text without the whitespace around it, int64[n]."""
     out = np.zeros(offsets.size - 1, np.int64)
@@ -235,7 +235,7 @@ def trimmed(data, offsets):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def documents(  # type: ignore[no-untyped-def]
     data, where, kept, order, names, name_starts, text, text_offsets, metadata, metadata_offsets, extra
 ):

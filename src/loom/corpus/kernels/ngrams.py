@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.interning import PRIME, SEED, slot_of, table_bits
+from loom.native import kernel
 
 BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _word_byte(byte):  # type: ignore[no-untyped-def]
     """Letters, digits and everything beyond ASCII make words; punctuation and spaces part them."""
     return (97 <= byte <= 122) or (65 <= byte <= 90) or (48 <= byte <= 57) or byte >= 0x80
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _words(data, low, high, hashes, starts):  # type: ignore[no-untyped-def]
     count = 0
     at = low
@@ -37,14 +37,14 @@ def _words(data, low, high, hashes, starts):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _sums(hashes, count, sums):  # type: ignore[no-untyped-def]
     sums[0] = 0
     for k in range(count):
         sums[k + 1] = sums[k] * BASE + hashes[k]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _power(n):  # type: ignore[no-untyped-def]
     out = np.uint64(1)
     for _ in range(n):
@@ -52,7 +52,7 @@ def _power(n):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def collect(data, offsets, n, shortest):  # type: ignore[no-untyped-def]
     """The n-grams of every text: (words in it, hash) uint64[m, 2].
 
@@ -82,7 +82,7 @@ def collect(data, offsets, n, shortest):  # type: ignore[no-untyped-def]
     return out[:count]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def make_table(hashes):  # type: ignore[no-untyped-def]
     """A set of hashes as an open-addressing table, 0 where empty."""
     bits = table_bits(max(2 * hashes.size, 8))
@@ -97,7 +97,7 @@ def make_table(hashes):  # type: ignore[no-untyped-def]
     return table
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def find(data, offsets, sizes, starts_of, tables):  # type: ignore[no-untyped-def]
     """Lines of every document that share an n-gram with the set.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.characters import DECIMAL, ascii_space, code_point, wide_space
+from loom.native import kernel
 
 EMAIL, PHONE, IP = 1, 2, 4
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def paragraphs(data, offsets, characters):  # type: ignore[no-untyped-def]
     """Candidates of every document: (row, first byte, end byte, first code point, kinds), int64[m, 5].
 
@@ -75,7 +75,7 @@ def paragraphs(data, offsets, characters):  # type: ignore[no-untyped-def]
     return found[:count]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def question_marks(data, offsets):  # type: ignore[no-untyped-def]
     """Question marks of every document, int64[n]."""
     out = np.zeros(offsets.size - 1, np.int64)

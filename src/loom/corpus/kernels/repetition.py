@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from loom.corpus.kernels.characters import ascii_space
 from loom.corpus.kernels.interning import PRIME, SEED
+from loom.native import kernel
 
 PERIODS = 13
 TIMES = 3
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def runs(data, offsets):  # type: ignore[no-untyped-def]
     """For every document, float64[n, 2]: words in the longest run, fraction of words in any run.
 
