@@ -7,14 +7,17 @@ exponent, deep nesting, an `id` that is no string) is only marked, and a full JS
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from loom.corpus.kernels.vectors import BACKSLASH, COPY, WIDE, copied, first_bit, line_end, plain_until
+from loom.native import kernel
 
 FIELDS = ("id", "text", "source", "added", "created", "version", "metadata")
 STRINGS, METADATA = 6, 6  # the first six are strings; `metadata` may be any JSON
 BLANK, GOOD, DOUBTFUL = 0, 1, 2
 ABSENT = -1
 DEEPEST = 60
-PLAIN, QUOTE, ESCAPE, CONTROL, WIDE = 0, 1, 2, 3, 4
+PLAIN, QUOTE, ESCAPE, CONTROL, MANY = 0, 1, 2, 3, 4
+USUAL, UNUSUAL = 1, 2  # escapes as orjson writes them; others among them
 
 
 def byte_kinds() -> np.ndarray:
@@ -22,7 +25,7 @@ def byte_kinds() -> np.ndarray:
     kinds = np.zeros(256, np.uint8)
     kinds[:0x20] = CONTROL
     kinds[0x22], kinds[0x5C] = QUOTE, ESCAPE
-    kinds[0x80:] = WIDE
+    kinds[0x80:] = MANY
     return kinds
 
 
@@ -31,12 +34,12 @@ NAMES = np.frombuffer("".join(FIELDS).encode(), np.uint8)
 NAME_STARTS = np.cumsum([0, *map(len, FIELDS)])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _blank(byte):  # type: ignore[no-untyped-def]
     return byte == 32 or byte == 9 or byte == 13
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _hex(data, at):  # type: ignore[no-untyped-def]
     """The value of four hexadecimal digits, or -1."""
     value = np.int64(0)
@@ -52,7 +55,7 @@ def _hex(data, at):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _wide(data, at, high):  # type: ignore[no-untyped-def]
     """Bytes of the well-formed UTF-8 character at `at` (RFC 3629), or 0."""
     lead = data[at]
@@ -75,22 +78,23 @@ def _wide(data, at, high):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _string(data, at, high, kinds):  # type: ignore[no-untyped-def]
-    """From behind the opening quote: (place of the closing quote, whether there are escapes), or (-1, 0)."""
+    """From behind the opening quote: (place of the closing quote, bits USUAL and UNUSUAL), or (-1, 0)."""
     escapes = 0
     while at < high:
         kind = kinds[data[at]]
         if kind == PLAIN:
-            at += 1
+            at = plain_until(data, at, high)
         elif kind == QUOTE:
             return at, escapes
         elif kind == ESCAPE:
-            escapes = 1
+            escapes |= USUAL
             if at + 1 >= high:
                 return -1, 0
             byte = data[at + 1]
             if byte == 117:  # \u
+                escapes |= UNUSUAL
                 if at + 6 > high:
                     return -1, 0
                 value = _hex(data, at + 2)
@@ -108,10 +112,11 @@ def _string(data, at, high, kinds):  # type: ignore[no-untyped-def]
                 byte == 34 or byte == 92 or byte == 47 or byte == 98
                 or byte == 102 or byte == 110 or byte == 114 or byte == 116
             ):  # fmt: skip
+                escapes |= UNUSUAL if byte == 47 else USUAL
                 at += 2
             else:
                 return -1, 0
-        elif kind == WIDE:
+        elif kind == MANY:
             size = _wide(data, at, high)
             if size == 0:
                 return -1, 0
@@ -121,7 +126,7 @@ def _string(data, at, high, kinds):  # type: ignore[no-untyped-def]
     return -1, 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scalar(data, at, high):  # type: ignore[no-untyped-def]
     """The end of a plain number, true, false or null at `at`, or -1."""
     byte = data[at]
@@ -155,7 +160,7 @@ def _scalar(data, at, high):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _value(data, at, high, kinds):  # type: ignore[no-untyped-def]
     """The end of the JSON value that starts at `at`, or -1."""
     depth = 0
@@ -217,7 +222,7 @@ def _value(data, at, high, kinds):  # type: ignore[no-untyped-def]
             depth -= 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _key(data, at, high, kinds):  # type: ignore[no-untyped-def]
     """From a key's quote to behind its colon, or -1."""
     if at >= high or data[at] != 34:
@@ -231,7 +236,7 @@ def _key(data, at, high, kinds):  # type: ignore[no-untyped-def]
     return at + 1 if at < high and data[at] == 58 else -1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _field(data, start, end, names, name_starts):  # type: ignore[no-untyped-def]
     for k in range(name_starts.size - 1):
         low = name_starts[k]
@@ -246,9 +251,9 @@ def _field(data, start, end, names, name_starts):  # type: ignore[no-untyped-def
     return -1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _row(data, at, high, kinds, names, name_starts, where):  # type: ignore[no-untyped-def]
-    """Fill `where` int64[fields + 1, 3] (start, end, has escapes) of the object in a line; its state.
+    """Fill `where` int64[fields + 1, 3] (start, end, escapes) of the object in a line; its state.
 
     Behind the fields it notes whether there are others, or nulls.
     """
@@ -316,16 +321,17 @@ def _row(data, at, high, kinds, names, name_starts, where):  # type: ignore[no-u
         return GOOD if at == high and where[0, 0] >= 0 and where[1, 0] >= 0 else DOUBTFUL
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def count_lines(data):  # type: ignore[no-untyped-def]
     """Lines of `data`, the last one whether or not it ends in a newline."""
-    count = 0
-    for at in range(data.size):
-        count += data[at] == 10
-    return count + (data.size > 0 and data[-1] != 10)
+    count = at = 0
+    while at < data.size:
+        at = line_end(data, at) + 1
+        count += 1
+    return count
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def rows(data, kinds, names, name_starts):  # type: ignore[no-untyped-def]
     """Where the fields of every line are: (int64[lines, fields + 1, 3], states, line starts int64[lines + 1])."""
     count = count_lines(data)
@@ -336,18 +342,23 @@ def rows(data, kinds, names, name_starts):  # type: ignore[no-untyped-def]
     at = 0
     for line in range(count):
         starts[line] = at
-        end = at
-        while end < data.size and data[end] != 10:
-            end += 1
+        end = line_end(data, at)
         states[line] = _row(data, at, end, kinds, names, name_starts, where[line])
         at = end + 1
     starts[count] = data.size
     return where, states, starts
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _unescape(data, at, end, out, size):  # type: ignore[no-untyped-def]
     while at < end:
+        if at + WIDE <= data.size and size + WIDE <= out.size:
+            COPY(out, size, data, at)
+            plain = min(end - at, first_bit(BACKSLASH(data, at)))
+            at += plain
+            size += plain
+            if plain == WIDE or at >= end:
+                continue
         byte = data[at]
         if byte != 92:
             out[size] = byte
@@ -392,7 +403,7 @@ def _unescape(data, at, end, out, size):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def column(data, where, raw):  # type: ignore[no-untyped-def]
     """One field of every row, int64[n, 3], as (bytes, offsets int64[n + 1], present bool[n]).
 
@@ -403,7 +414,7 @@ def column(data, where, raw):  # type: ignore[no-untyped-def]
     for row in range(count):
         if where[row, 0] >= 0:
             total += where[row, 1] - where[row, 0]
-    out = np.empty(total, np.uint8)
+    out = np.empty(total + WIDE, np.uint8)
     offsets = np.zeros(count + 1, np.int64)
     present = np.zeros(count, np.bool_)
     size = 0
@@ -430,7 +441,6 @@ def column(data, where, raw):  # type: ignore[no-untyped-def]
             elif where[row, 2]:
                 size = _unescape(data, start, end, out, size)
             else:
-                out[size : size + end - start] = data[start:end]
-                size += end - start
+                size = copied(out, size, data, start, end)
         offsets[row + 1] = size
     return out[:size], offsets, present
