@@ -37,6 +37,7 @@ from loom.train.loader import StepBatches, steps
 from loom.train.optimizer import clip_gradients
 from loom.train.parallel import accumulate, bare, start_world
 from loom.train.rehearsal import rehearse
+from loom.train.roll import Roll
 from loom.train.schedule import clip_limit, learning_rate
 from loom.train.start import Run, recipe_of, start
 from loom.train.watch import Profile, SpikeScore, gradient_norms, output_norms, state_norms
@@ -62,15 +63,25 @@ def train(
     world = start_world()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        run = start(config, out, world, documents)
-        watchers = [MetricsFile(out / "metrics.jsonl"), *callbacks] if world.first else []
-        return _train(run, out, watchers, evaluate)
+        if world.size == 1:
+            return _train(start(config, out, world, documents), out, callbacks, evaluate)
+        roll = Roll(out / ".ranks", world.rank, world.size)
+        world.barrier()
+        try:
+            last = _train(start(config, out, world, documents), out, callbacks, evaluate)
+        except Exception as error:
+            whole = checkpoints(out)
+            newest = f"{whole[-1]} is whole." if whole else "There is no checkpoint yet."
+            raise roll.blame(error, newest) from error
+        roll.close()
+        return last
     finally:
         world.close()
 
 
 def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> Path:
     config, world = run.config, run.world
+    callbacks = [MetricsFile(out / "metrics.jsonl"), *callbacks] if world.first else []
     saver = Saver(
         out,
         world,
