@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from loom import artifact
 from loom.engine import LocalEngine
 from loom.errors import LoomError
+from loom.survey.contamination import INPUTS
 from loom.survey.grams import Grams
 from loom.survey.people import sentiment
 from loom.survey.registry import NAMES, Options
@@ -25,6 +26,7 @@ from loom.survey.search import Search
 from loom.survey.sketches import Counts, Distinct, Sample
 from loom.survey.survey import Survey, dump_partials, load_partials, survey
 from loom.survey.web import country_of, host_of, suffix_of
+from loom.tasks.registry import TASKS
 
 WORD = re.compile(r"\w+")
 
@@ -239,6 +241,46 @@ def test_a_known_task_is_looked_for_by_what_it_asks(tmp_path: Path) -> None:
         ("hellaswag", 1),
         ("other", 0),
     ]
+
+
+def test_a_sentence_with_a_blank_is_found_filled_in(tmp_path: Path) -> None:
+    row = {"sentence": "The trophy did not fit the case because the _ was too big.", "answer": "1"}
+    options = {"option1": "trophy", "option2": "case"}
+    write(
+        tmp_path / "sets" / "winogrande.validation.jsonl",
+        [row | options, {**row, "option1": "a", "option2": "b"}],
+    )
+    text = "They say: the trophy did not fit the case, because the trophy was too big!"
+    write(tmp_path / "a.jsonl", [{"id": "d", "text": text}])
+    asked = Options(eval=(str(tmp_path / "sets"),))
+    (told,) = result(tmp_path / "out", tmp_path / "a.jsonl", only=("contamination",), options=asked)[
+        "contamination"
+    ]["sets"]
+    assert (told["name"], told["rows"], told["contained"]) == ("winogrande", 2, 1)
+
+
+def test_a_folder_of_evaluation_sets_and_a_set_in_subjects(tmp_path: Path) -> None:
+    for name in ("mmlu/anatomy.test", "mmlu/virology.test", "piqa.validation"):
+        question = {
+            "question": f"what is the part of {name[:8]} that is asked for here",
+            "choices": ["this one"],
+        }
+        goal = {"goal": "to boil water for the tea of a guest", "sol1": "use fire", "sol2": "use ice"}
+        write(tmp_path / "sets" / f"{name}.jsonl", [question | goal])
+    text = "to boil water for the tea of a guest use fire. use ice"
+    write(tmp_path / "a.jsonl", [{"id": "d", "text": text}])
+    asked = Options(eval=(str(tmp_path / "sets"),))
+    sets = result(tmp_path / "out", tmp_path / "a.jsonl", only=("contamination",), options=asked)[
+        "contamination"
+    ]["sets"]
+    assert [(item["name"], item["rows"], item["contained"]) for item in sets] == [
+        ("mmlu", 2, 0),
+        ("piqa", 1, 1),
+    ]
+
+
+def test_the_fields_of_every_task_there_is_are_known() -> None:
+    assert {name for task in TASKS.values() for name in task.files} <= INPUTS.keys()
 
 
 def test_a_curated_folder_is_its_documents(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def survey(
     ngrams: Annotated[str, typer.Option(help="Lengths of n-grams.")] = "1,2,3,5,10",
     top: Annotated[int, typer.Option(help="N-grams listed.")] = 25,
     table: Annotated[int, typer.Option(help="N-grams counted exactly, for each length.")] = 1 << 20,
-    eval: Annotated[list[str] | None, typer.Option(help="Evaluation rows to look for: JSON lines.")] = None,
+    eval: Annotated[list[str] | None, typer.Option(help="Evaluation rows to look for: files or folders.")] = None,
     toxic_model: Annotated[Path | None, typer.Option(help="A fastText classifier of toxic text.")] = None,
     search: Annotated[list[str] | None, typer.Option(help="Phrases: 'a OR b AND c'.")] = None,
     regex: Annotated[list[str] | None, typer.Option(help="Regular expressions, RE2's.")] = None,

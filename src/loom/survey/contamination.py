@@ -3,7 +3,8 @@
 A row's input is the fields of `INPUTS` for a task named there, by the file's name, else every string in
 it but labels and ids. It counts as contained where one document holds
 each of its fields, word for word, case and punctuation apart (Elazar et al. 2024, "What's In My Big
-Data?", section 4.4.1, which asks a search engine for the same).
+Data?", section 4.4.1, which asks a search engine for the same). A WinoGrande row counts as well where its
+sentence stands with either option in the blank: so it reads where it was taken from a page.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from loom.errors import LoomError
 from loom.survey import kernels
 from loom.survey.analysis import Chunk, Places, find_words, shown, word_set
 from loom.survey.sketches import First, Flags, Partial
-from loom.tasks.data import read_rows
+from loom.tasks.data import SUFFIXES, read_rows
 
 NOT_INPUT = word_set(
     """
@@ -37,6 +38,8 @@ INPUTS = {
     "csqa": ("question", "choices"),
     "gsm8k": ("question",),
     "hellaswag": ("ctx", "endings"),
+    "heldout": ("summary",),
+    "heldout-pairs": ("prompt", "chosen", "rejected"),
     "mmlu": ("question", "choices"),
     "openbookqa": ("question_stem", "choices"),
     "piqa": ("goal", "sol1", "sol2"),
@@ -45,8 +48,13 @@ INPUTS = {
     "siqa": ("context", "question", "answerA", "answerB", "answerC"),
     "social_iqa": ("context", "question", "answerA", "answerB", "answerC"),
     "sst2": ("sentence",),
+    "truthful_qa": ("question",),
+    "truthfulqa": ("question",),
+    "truthfulqa_mc1": ("question",),
+    "truthfulqa_mc2": ("question",),
     "winogrande": ("sentence", "option1", "option2"),
 }
+SUBJECTS = "mmlu"  # a folder of files, a subject each, that are one set
 ANCHOR = 8  # words by which a field is looked for
 OVERLAP = 8  # words of the n-grams whose share is told
 EXAMPLES = 5
@@ -74,6 +82,41 @@ def inputs(row: Any, task: str) -> Iterator[str]:
     return fields(row)
 
 
+def readings(row: Any, task: str) -> Iterator[list[str]]:
+    """The forms in which a row may stand in a document: one, but for a blank that can be filled in."""
+    yield list(inputs(row, task))
+    if task == "winogrande" and isinstance(row, Mapping) and "_" in str(row.get("sentence")):
+        for option in ("option1", "option2"):
+            if option in row:
+                yield [str(row["sentence"]).replace("_", str(row[option]), 1)]
+
+
+def find_sets(names: Sequence[str]) -> list[Path]:
+    """Evaluation files as they are named, and those in folders that are. Raises `LoomError` for none."""
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            there = sorted(
+                file for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file()
+            )
+            if not there:
+                raise LoomError(
+                    f"{name} holds no evaluation rows: it should hold files <task>.<split>.jsonl."
+                )
+            found += there
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise LoomError(f"There is no evaluation file {name}. Name the rows of a task, as JSON lines.")
+    return list(dict.fromkeys(found))
+
+
+def set_name(path: Path) -> str:
+    """What a file's set is called: its task, and for a subject of MMLU the whole."""
+    return SUBJECTS if path.parent.name == SUBJECTS else path.name.split(".")[0]
+
+
 def hash_words(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """The words of a text as the corpus's are hashed, ASCII capitals as small letters."""
     data = np.frombuffer(text.encode(), np.uint8)
@@ -81,25 +124,33 @@ def hash_words(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 class Questions:
-    """The rows of one file: their fields as word hashes, the longest of each as its anchor."""
+    """The rows of one set: for each its readings, a reading's fields as word hashes."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name.split(".")[0]
-        self.rows = [
-            [hashed for text in inputs(row, self.name) if len(hashed := hash_words(text))]
-            for row in read_rows(path)
-        ]
-        if not any(self.rows):
-            raise LoomError(f"{path} holds no row with text: contamination needs the questions as strings.")
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        self.name = name
+        self.rows: list[list[list[np.ndarray[Any, np.dtype[np.uint64]]]]] = []
+        for path in paths:
+            read = [
+                [
+                    [hashed for text in reading if len(hashed := hash_words(text))]
+                    for reading in readings(row, name)
+                ]
+                for row in read_rows(path)
+            ]
+            if not any(field for row in read for field in row):
+                raise LoomError(
+                    f"{path} holds no row with text: contamination needs the questions as strings."
+                )
+            self.rows += read
 
     @cached_property
     def grams(self) -> list[np.ndarray[Any, np.dtype[np.uint64]]]:
-        """Each row's n-grams of `OVERLAP` words, field by field."""
+        """Each row's n-grams of `OVERLAP` words, field by field, of its first reading."""
         return [
             np.array(
                 [
                     kernels.gram_hash(field, at, OVERLAP)
-                    for field in row
+                    for field in row[0]
                     for at in range(len(field) - OVERLAP + 1)
                 ],
                 np.uint64,
@@ -109,7 +160,10 @@ class Questions:
 
 
 class Contamination:
-    """For each evaluation file: rows that a document contains, and the share of their 8-grams seen."""
+    """For each evaluation set: rows that a document contains, and the share of their 8-grams seen.
+
+    `files` are files of rows or folders of them, as `loom eval --data` reads them.
+    """
 
     name, title = "contamination", "Evaluation sets in the corpus"
 
@@ -118,17 +172,26 @@ class Contamination:
 
     @cached_property
     def sets(self) -> list[Questions]:
-        return [Questions(Path(file)) for file in self.files]
+        named: dict[str, list[Path]] = {}
+        for path in find_sets(self.files):
+            named.setdefault(set_name(path), []).append(path)
+        return [Questions(name, paths) for name, paths in named.items()]
 
     @cached_property
-    def _owners(self) -> list[tuple[int, int]]:
-        """(set, row) of every anchor."""
-        return [(s, r) for s, item in enumerate(self.sets) for r, row in enumerate(item.rows) if row]
+    def _owners(self) -> list[tuple[int, int, int]]:
+        """(set, row, reading) of every anchor, which is a reading's longest field."""
+        return [
+            (s, r, number)
+            for s, item in enumerate(self.sets)
+            for r, row in enumerate(item.rows)
+            for number, reading in enumerate(row)
+            if reading
+        ]
 
     @cached_property
     def _anchors(self) -> tuple[Any, ...]:
         """Arguments of `phrase_hits`: the anchors as sorted hashes, and the phrases themselves."""
-        phrases = [max(self.sets[s].rows[r], key=len) for s, r in self._owners]
+        phrases = [max(self.sets[s].rows[r][number], key=len) for s, r, number in self._owners]
         heads = np.concatenate(([0], np.cumsum([len(phrase) for phrase in phrases]))).astype(np.int64)
         known = np.array(
             [kernels.gram_hash(phrase, 0, min(len(phrase), ANCHOR)) for phrase in phrases], np.uint64
@@ -171,9 +234,9 @@ class Contamination:
                 break
             hits = np.empty((found, 2), np.int64)
         for document, owner in sorted({(d, p) for d, p in hits[:found].tolist()}):
-            number, row = self._owners[owner]
+            number, row, reading = self._owners[owner]
             held = words.hashes[words.bounds[document] : words.bounds[document + 1]]
-            if all(_holds(held, field) for field in self.sets[number].rows[row]):
+            if all(_holds(held, field) for field in self.sets[number].rows[row][reading]):
                 contained.seen[owner] = 1
                 first = partial[f"examples:{self.sets[number].name}"]
                 assert isinstance(first, First)
@@ -189,24 +252,24 @@ class Contamination:
 
     def finish(self, partial: Partial, places: Places) -> dict[str, Any]:
         if not self.files:
-            return {"sets": [], "note": "no evaluation set was named: --eval FILE..."}
+            return {"sets": [], "note": "no evaluation set was named: --eval FILE_OR_FOLDER..."}
         contained, grams = partial["contained"], partial["grams"]
         assert isinstance(contained, Flags)
         assert isinstance(grams, Flags)
         known, _ = self._grams
         out = []
         for number, item in enumerate(self.sets):
-            mine = [at for at, (owner, _) in enumerate(self._owners) if owner == number]
+            seen = contained.seen
+            rows = {row for at, (owner, row, _) in enumerate(self._owners) if owner == number and seen[at]}
             ratios = [float(grams.seen[np.searchsorted(known, row)].mean()) for row in item.grams if len(row)]
-            count = int(contained.seen[mine].sum())
             first = partial[f"examples:{item.name}"]
             assert isinstance(first, First)
             out.append(
                 {
                     "name": item.name,
                     "rows": len(item.rows),
-                    "contained": count,
-                    "share": count / len(item.rows),
+                    "contained": len(rows),
+                    "share": len(rows) / len(item.rows),
                     "mean_overlap": sum(ratios) / len(ratios) if ratios else 0.0,
                     "rows_half_overlapping": sum(ratio >= 0.5 for ratio in ratios),
                     "examples": [{"row": row} | shown(places, at) for at, row in first.dump()["entries"]],

@@ -1,4 +1,4 @@
-"""A survey as one page: tables and bars, several corpora side by side, no network and no script."""
+"""A survey as one page: plots that lay several corpora over each other, the numbers below, no script."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import jinja2
 
 from loom.artifact import atomic_write
+from loom.survey import plots
 from loom.survey.analysis import Analysis
 from loom.version import VERSION
 
 ROWS = 15  # of a list that are shown
+OPEN = ("duplicates", "search")  # whose lists say more than their plots
 LABELS = (
     "name",
     "date",
@@ -33,10 +35,13 @@ LABELS = (
 def write_page(path: Path, body: Mapping[str, Any], analyses: Sequence[Analysis]) -> None:
     """Write the page of a survey's results, whole or not at all."""
     corpora = [body, *body["against"].values()]
+    names = plots.short_names([corpus["corpus"] for corpus in corpora])
     sections = [
         {
             "name": analysis.name,
             "title": analysis.title,
+            "plots": (drawn := plots.draw(analysis.name, corpora)),
+            "open": not drawn or analysis.name in OPEN,
             "columns": [_blocks(corpus.get(analysis.name, {})) for corpus in corpora],
         }
         for analysis in analyses
@@ -47,9 +52,11 @@ def write_page(path: Path, body: Mapping[str, Any], analyses: Sequence[Analysis]
     environment.filters |= {"plain": plain}
     page = environment.get_template("page.html").render(
         version=VERSION,
-        names=[corpus["corpus"] for corpus in corpora],
+        names=names,
+        full=[corpus["corpus"] for corpus in corpora],
         sections=sections,
         overlap=body.get("overlap", []),
+        shared=plots.overlaps(names, body.get("overlap", []), corpora),
     )
     with atomic_write(path) as stream:
         stream.write(page.encode())

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from loom.corpus.tag import File
 from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_receipts
 from loom.errors import LoomError
 from loom.survey.analysis import ROW_BITS, Analysis, Chunk, Place, Places
+from loom.survey.contamination import find_sets
 from loom.survey.duplicates import overlap
 from loom.survey.kernels import word_table
 from loom.survey.registry import Options, build, choose
@@ -63,11 +64,11 @@ def survey(asked: Survey, out: Path, engine: Engine | None = None) -> Artifact:
     started = time.monotonic()
     engine = engine or LocalEngine()
     names = choose(asked.only)
+    sets = [str(path) for path in find_sets(asked.options.eval)]
+    asked = replace(asked, options=replace(asked.options, eval=tuple(sets)))
     corpora = [_corpus(patterns) for patterns in (asked.documents, *asked.against)]
     inputs = [Input(relative(file.path, out), file.digest) for corpus in corpora for file in corpus.files]
-    evals = [
-        Input(relative(Path(name), out), artifact.digest_file(_there(name))) for name in asked.options.eval
-    ]
+    evals = [Input(relative(Path(name), out), artifact.digest_file(Path(name))) for name in sets]
     inputs = list({item.path: item for item in [*inputs, *evals]}.values())
     settings = {
         "only": list(names),
@@ -108,13 +109,6 @@ def survey(asked: Survey, out: Path, engine: Engine | None = None) -> Artifact:
     clear_receipts(out)
     shutil.rmtree(out / WORK, ignore_errors=True)
     return made
-
-
-def _there(name: str) -> Path:
-    path = Path(name)
-    if not path.is_file():
-        raise LoomError(f"There is no evaluation file {name}. Name the rows of a task, as JSON lines.")
-    return path
 
 
 def _settings(options: Options) -> dict[str, Any]:
