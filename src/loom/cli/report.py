@@ -49,4 +49,6 @@ def run(
     if data.outcomes:
         titles, *rows = data.outcomes
         console.table("What differs, and how the runs ended", titles, rows, left=len(titles) - 1)
-    return {"path": str(page), "title": data.title}
+    for sentence in data.noise:
+        console.say(sentence)
+    return {"path": str(page), "title": data.title, "noise": list(data.noise)}

@@ -24,6 +24,7 @@ def run(
     Example: loom sweep tiny data.tokens=tokens optimizer.learning_rate=2e-3,4e-3 seed=1,2,3 --out runs/sweep
     """
     from loom.recipe import load
+    from loom.report.noise import sentences
     from loom.report.page import write_report
     from loom.report.records import compare_runs, outcome
     from loom.report.sweep import groups, table
@@ -44,5 +45,7 @@ def run(
     keys, found = groups([outcome(path) for path in paths])
     columns, rows = table(keys, found)
     console.table(f"{len(paths)} runs, best first", columns, rows, left=len(keys))
+    for sentence in sentences(keys, found):
+        console.say(sentence)
     console.say(f"page: {page}")
     return {"out": str(out), "page": str(page), "runs": list(configs), "columns": columns, "rows": rows}

@@ -240,6 +240,8 @@ class ReportData:
     ] = ()  # runs laid over each other; the first is what the others are set against
     outcomes: tuple[tuple[str, ...], ...] = ()
     """Of runs side by side: titles, then a row a group of runs (`loom.report.sweep.table`)."""
+    noise: tuple[str, ...] = ()
+    """Whether they differ by more than their seeds (`loom.report.noise`)."""
 
 
 def save(path: Path, data: ReportData) -> None:

@@ -286,7 +286,8 @@ def _outcomes(data: ReportData) -> Html | None:
     head = el("thead", el("tr", *(el("th", title, scope="col") for title in titles)))
     body = el("tbody", *(el("tr", *(el("td", cell) for cell in row)) for row in rows))
     said = "Only keys that differ are shown; ± is the standard error over seeds."
-    return join(el("div", el("table", head, body), class_="wide"), el("p", said, class_="quiet"))
+    tested = el("ul", *(el("li", sentence) for sentence in data.noise)) if data.noise else None
+    return join(el("div", el("table", head, body), class_="wide"), el("p", said, class_="quiet"), tested)
 
 
 def _bits(data: ReportData) -> Html | None:

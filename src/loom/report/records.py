@@ -12,8 +12,9 @@ from loom.artifact import RUN, Artifact, lineage, read_run
 from loom.artifact import load as load_artifact
 from loom.errors import LoomError
 from loom.report.ancestry import nodes
-from loom.report.data import Points, ReportData, Stage, Training, load
-from loom.report.energy import Grid, of_run, on
+from loom.report.data import Energy, Points, ReportData, Stage, Training, load
+from loom.report.energy import Grid, grid_of, of_run, on
+from loom.report.noise import sentences
 from loom.report.sweep import Outcome, final_losses, groups, table
 
 RECORDS = "report.json"
@@ -51,12 +52,15 @@ def compare_runs(paths: Sequence[Path]) -> ReportData:
         subtitle="Runs side by side." + ("" if keys else " Their recipes are equal, but for seeds."),
         beside=tuple(runs),
         outcomes=(tuple(columns), *map(tuple, rows)),
+        noise=tuple(sentences(keys, found)),
     )
 
 
 def outcome(path: Path) -> Outcome:
-    """A training run's recipe and final losses."""
-    return Outcome(_flat(_recipe(path)), final_losses(read_metrics(path / METRICS)))
+    """A training run's recipe, the device it ran on, and its final losses."""
+    device = read_run(path).get("device") if (path / RUN).is_file() else None
+    settings = _flat(_recipe(path)) | ({"device": str(device)} if device else {})
+    return Outcome(settings, final_losses(read_metrics(path / METRICS)))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -96,10 +100,18 @@ def training_run(path: Path, grid: Grid | None = None) -> ReportData:
         training=(curves(path.resolve().name, lines, objective),),
         stages=(Stage("train", float(seconds)),) if seconds else (),
         lineage=nodes(lineage(path)) if made else (),
-        energy=of_run(path, float(seconds), grid or Grid()) if seconds else None,
+        energy=of_run(path, float(seconds), grid_of(recipe, grid)) if seconds else None,
         environment=environment(recipe),
         notes=notes,
     )
+
+
+def run_energy(path: Path, grid: Grid | None = None) -> Energy | None:
+    """A training run's energy on its recipe's grid, or on `grid`; None where its time is not known."""
+    if not (path / METRICS).is_file():
+        return None
+    seconds = _seconds(path, read_metrics(path / METRICS))
+    return of_run(path, seconds, grid_of(_recipe(path), grid)) if seconds else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

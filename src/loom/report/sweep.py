@@ -20,11 +20,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs alike but for their seed. A loss is (mean, standard error of the mean over seeds or None)."""
+    """Runs alike but for their seed, and their losses by name."""
 
     settings: Mapping[str, str]
     runs: int
-    losses: Mapping[str, tuple[float, float | None]]
+    values: Mapping[str, tuple[float, ...]]
+
+    @property
+    def losses(self) -> dict[str, tuple[float, float | None]]:
+        """(mean, standard error of the mean over seeds or None) by name."""
+        return {name: mean_and_error(values) for name, values in self.values.items()}
 
 
 def differing(recipes: Sequence[Mapping[str, str]]) -> list[str]:
@@ -40,7 +45,7 @@ def groups(runs: Sequence[Outcome]) -> tuple[list[str], list[Group]]:
     for run in runs:
         by_settings.setdefault(tuple(run.recipe.get(key, "absent") for key in keys), []).append(run)
     found = [
-        Group(dict(zip(keys, values, strict=True)), len(members), _losses(members))
+        Group(dict(zip(keys, values, strict=True)), len(members), _values(members))
         for values, members in by_settings.items()
     ]
 
@@ -50,9 +55,9 @@ def groups(runs: Sequence[Outcome]) -> tuple[list[str], list[Group]]:
     return keys, sorted(found, key=last)
 
 
-def _losses(members: Sequence[Outcome]) -> dict[str, tuple[float, float | None]]:
+def _values(members: Sequence[Outcome]) -> dict[str, tuple[float, ...]]:
     names = [name for name in members[0].losses if all(name in run.losses for run in members)]
-    return {name: mean_and_error([run.losses[name] for run in members]) for name in names}
+    return {name: tuple(run.losses[name] for run in members) for name in names}
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:

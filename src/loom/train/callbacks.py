@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loom.model.config import ModelConfig
 from loom.model.transformer import Transformer
+from loom.train.checkpoint import write_json
 from loom.train.config import RunConfig
 
 Record = dict[str, float | int | str]
@@ -54,7 +55,7 @@ class Callback:
 
 
 class MetricsFile(Callback):
-    """`metrics.jsonl`: one object a logged step, evaluation merged in under `eval/`.
+    """`metrics.jsonl`: one object a logged step, evaluation merged in under `eval/`; `run.json`: the device.
 
     On resume, lines past the checkpoint's step are cut, so that no step is there twice.
     """
@@ -64,6 +65,7 @@ class MetricsFile(Callback):
         self.pending: Record | None = None
 
     def on_start(self, run: RunInfo) -> None:
+        write_json(self.path.with_name("run.json"), {"device": run.device, "ranks": run.ranks})
         kept: list[str] = []
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():

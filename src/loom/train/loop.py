@@ -96,7 +96,7 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
     )
     info = RunInfo(
         out, config, run.card.model, run.step + 1, config.train.steps, run.data.instances,
-        run.stages[-1].batch * run.sequence_length, world.size, str(world.device), run.notes,
+        run.stages[-1].batch * run.sequence_length, world.size, device_name(world.device), run.notes,
         utilisation(run)[1],
     )  # fmt: skip
     for callback in callbacks:
