@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from loom import artifact
+from loom.cli import app
 from loom.errors import LoomError
 from loom.release.card import Power, make_card
 from loom.release.export import export
@@ -33,9 +35,34 @@ def test_card_without_results_says_so(make_checkpoint: Make) -> None:
 
 
 def test_carbon_of_the_published_run(make_checkpoint: Make) -> None:
-    text = make_card(make_checkpoint(TIED), power=Power(104_000, 1.1, 0.610))
+    text = make_card(make_checkpoint(TIED), power=[Power(104_000, 1.1, 0.610)])
     assert "69,784.00 kg" in text
-    assert "not known" in make_card(make_checkpoint(TIED, name="b"), power=Power(10))
+    assert "not known" in make_card(make_checkpoint(TIED, name="b"), power=[Power(10)])
+
+
+def test_the_card_adds_up_the_runs_own_power(make_checkpoint: Make, tmp_path: Path) -> None:
+    """100 W over 36 s are 1 Wh, on the grid that the recipe names; a run without samples is an estimate."""
+    made = make_checkpoint(TIED)
+    run = tmp_path / "base"
+    (run / "checkpoints").mkdir(parents=True)
+    made.rename(run / "checkpoints" / "step-00000001")
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "seconds": 36.0}) + "\n")
+    recipe = {"energy": {"pue": 1.1, "carbon_intensity": 0.61, "source": "the grid's operator"}}
+    artifact.commit(run, "run", recipe=recipe, inputs=[], outputs=[], counters={})
+    out = tmp_path / "card.md"
+    words = ["card", str(run / "checkpoints" / "step-00000001"), "--out", str(out)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert "| base |" in out.read_text()
+    assert "| estimated | 1.1 | 0.61 |" in out.read_text()
+    rows = [{"session": 1, "seconds": s, "watts": 100.0, "of": ["devices"]} for s in (0.0, 36.0)]
+    (run / "power.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert CliRunner().invoke(app, words).exit_code == 0
+    text = out.read_text()
+    assert "| base | 0.001 | measured | 1.1 | 0.61 | 0.000671 |" in text
+    assert "- Measured: 2 samples of the power of devices." in text
+    assert "- the grid's operator." in text
+    assert CliRunner().invoke(app, [*words, "--carbon", "0"]).exit_code == 0
+    assert "| base | 0.001 | measured | 1 | 0 | 0 |" in out.read_text()
 
 
 def test_licences_are_counted_in_the_documents(make_checkpoint: Make, tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from loom.report.energy import Grid, carbon, estimate, integrate, of_run, on
+from loom.errors import LoomError
+from loom.report.energy import Grid, carbon, estimate, grid_of, integrate, of_run, on
 from loom.report.power import POWER, measured, processors, sampled
 from loom.report.records import read_records
+from loom.train.config import EnergyConfig
 
 
 def test_the_formula_gives_the_published_figure() -> None:
@@ -75,6 +77,22 @@ def test_another_grid_is_the_same_energy() -> None:
     moved = on(first, Grid(1.5, 0.2, "there"))
     assert (moved.kwh, moved.how, moved.measured) == (first.kwh, first.how, first.measured)
     assert moved.kg_co2 == pytest.approx(first.kwh * 1.5 * 0.2)
+
+
+def test_the_recipe_says_where_the_power_comes_from() -> None:
+    said = {"energy": {"pue": 1.1, "carbon_intensity": 0.61, "source": "the operator"}}
+    assert grid_of(said) == Grid(1.1, 0.61, "the operator")
+    assert grid_of(said, Grid(2.0)) == Grid(2.0)
+    assert grid_of({"energy": {"pue": 1.2}}) == Grid(1.2)
+    assert grid_of({}) == Grid()
+
+
+@pytest.mark.parametrize("values", [{"pue": 0.9}, {"carbon_intensity": -1.0}])
+def test_what_no_grid_can_be_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(LoomError):
+        Grid(**values)  # type: ignore[arg-type]
+    with pytest.raises(LoomError, match=next(iter(values))):
+        EnergyConfig(**values)  # type: ignore[arg-type]
 
 
 def test_a_training_runs_page_has_its_energy(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loom.console import console
+
+if TYPE_CHECKING:
+    from loom.release.card import Power
 
 app = typer.Typer(add_completion=False)
 
@@ -29,11 +32,10 @@ def run(
 
     Example: loom card runs/quickstart/export --eval runs/quickstart/eval/dpo --licence apache-2.0
     """
-    from loom.release.card import Power, make_card
+    from loom.release.card import make_card
 
-    power = Power(kwh, pue, carbon) if kwh is not None else None
     results = [json.loads((path / "results.json").read_bytes())["results"] for path in evaluation or []]
-    text = make_card(model, results, licence, power)
+    text = make_card(model, results, licence, _power(model, kwh, pue, carbon))
     if out is None:
         console.say(text)
     else:
@@ -43,3 +45,26 @@ def run(
             stream.write(text.encode())
         console.say(f"{out}: {len(text.splitlines())} lines")
     return {"path": str(out) if out else None, "card": text}
+
+
+def _power(model: Path, kwh: float | None, pue: float | None, carbon: float | None) -> list[Power]:
+    """What was given, else each run's behind the model: sampled, or an estimate that says so."""
+    from loom.release.card import Power, ancestors
+    from loom.report.energy import Grid
+    from loom.report.records import run_energy
+
+    if kwh is not None:
+        return [Power(kwh, pue, carbon)]
+    usual = Grid()
+    given = None
+    if pue is not None or carbon is not None:
+        source = "carbon intensity as given to loom card" if carbon is not None else usual.source
+        given = Grid(pue or usual.pue, usual.carbon_intensity if carbon is None else carbon, source)
+    folders = [item.path.resolve() for item in ancestors(model) if item.kind in ("run", "checkpoint")]
+    runs = dict.fromkeys(p.parent.parent if p.parent.name == "checkpoints" else p for p in folders)
+    found = []
+    for folder in reversed(runs):
+        if (energy := run_energy(folder, given)) is not None:
+            values = (energy.kwh, energy.pue, energy.carbon_intensity, folder.name)
+            found.append(Power(*values, energy.measured, energy.how, energy.source))
+    return found

@@ -60,17 +60,24 @@ class Records:
     behind: tuple[Ancestor, ...] = ()
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     licence: str | None = None
-    power: Power | None = None
+    power: tuple[Power, ...] = ()
     licences: Mapping[str, int] | None = None  # documents by licence; None where it was not counted
 
 
 @dataclass(frozen=True)
 class Power:
-    """Energy as it was measured, with the site's PUE and carbon intensity (kg CO2eq a kWh), if known."""
+    """A stage's energy, with the site's PUE and carbon intensity (kg CO2eq a kWh), if known.
+
+    `how` says how it was had; `measured` is false for an estimate.
+    """
 
     kwh: float
     pue: float | None = None
     carbon: float | None = None
+    stage: str = "all"
+    measured: bool = True
+    how: str = ""
+    source: str = ""
 
 
 def write_card(folder: Path, source: Path, *, dtype: str, template: str | None) -> None:
@@ -85,7 +92,7 @@ def make_card(
     model: Path,
     results: Sequence[Mapping[str, Mapping[str, Any]]] = (),
     licence: str | None = None,
-    power: Power | None = None,
+    power: Sequence[Power] = (),
 ) -> str:
     """The card of an export, a run or a checkpoint, with evaluations; licences counted in the documents."""
     source = open_source(model)
@@ -97,7 +104,7 @@ def make_card(
     name = _name(next((a.path for a in behind if a.kind in ("run", "checkpoint")), source.folder.path))
     template = chat_template(source.folder.path)
     return card(
-        Records(name, config, dtype, template, behind, merged, licence, power, count_licences(behind))
+        Records(name, config, dtype, template, behind, merged, licence, tuple(power), count_licences(behind))
     )
 
 
@@ -296,17 +303,33 @@ def _cell(text: str) -> str:
 
 
 def _energy(records: Records) -> str:
-    power = records.power
-    if power is None:
+    if not records.power:
         return "Not measured.\n"
-    rows = [("energy", f"{power.kwh:g} kWh")]
-    if power.pue is None or power.carbon is None:
-        rows.append(("carbon", "not known: PUE or carbon intensity was not given"))
-    else:
-        kg = power.kwh * power.pue * power.carbon
-        rows += [
-            ("PUE", f"{power.pue:g}"),
-            ("carbon intensity", f"{power.carbon:g} kg CO2eq a kWh"),
-            ("carbon", f"{kg:,.2f} kg CO2eq"),
+    head = [
+        "| stage | energy, kWh | | PUE | kg CO2eq a kWh | kg CO2eq |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    rows, total = [], 0.0
+    for item in records.power:
+        known = item.pue is not None and item.carbon is not None
+        kg = item.kwh * item.pue * item.carbon if item.pue is not None and item.carbon is not None else 0.0
+        total += kg
+        cells = [_cell(item.stage), f"{item.kwh:.4g}", "measured" if item.measured else "estimated"]
+        cells += ["not known" if item.pue is None else f"{item.pue:g}"]
+        cells += [
+            "not known" if item.carbon is None else f"{item.carbon:g}",
+            _kilograms(kg) if known else "not known",
         ]
-    return _rows(rows)
+        rows.append(f"| {' | '.join(cells)} |")
+    notes = dict.fromkeys(_cell(text) for item in records.power for text in (item.how, item.source) if text)
+    return (
+        "\n".join([*head, *rows])
+        + f"\n\n{_kilograms(total)} kg CO2eq where all three are known: energy x PUE x carbon intensity, a lower bound "
+        "(the hardware's making, trials and idle machines are not in it).\n"
+        + "".join(f"\n- {note}." for note in notes)
+        + ("\n" if notes else "")
+    )
+
+
+def _kilograms(value: float) -> str:
+    return f"{value:,.2f}" if value >= 1 else f"{value:.4g}"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loom.errors import LoomError
 from loom.report.data import Energy
@@ -20,13 +22,33 @@ class Grid:
 
     pue: float = 1.0
     carbon_intensity: float = 0.48
-    source: str = "0.48 kg a kWh, a round world average; set the grid's own in the recipe"
+    source: str = "0.48 kg a kWh, a round world average; set energy.carbon_intensity in the recipe"
 
     def __post_init__(self) -> None:
         if self.pue < 1.0:
-            raise ValueError(f"pue is {self.pue}; a data centre draws at least what its machines do (1.0)")
+            raise LoomError(
+                f"The PUE is {self.pue}; a data centre draws at least what its machines do (1.0)."
+            )
         if self.carbon_intensity < 0:
-            raise ValueError(f"carbon_intensity is {self.carbon_intensity}, expected at least 0")
+            raise LoomError(
+                f"The carbon intensity is {self.carbon_intensity}; it is kg CO2eq a kWh, at least 0."
+            )
+
+
+def grid_of(recipe: Mapping[str, Any], given: Grid | None = None) -> Grid:
+    """The grid a recipe's `energy` section names; `given` goes before it, and what neither says is usual."""
+    if given is not None:
+        return given
+    said = recipe.get("energy")
+    said = said if isinstance(said, Mapping) else {}
+    usual = Grid()
+    pue, intensity = said.get("pue"), said.get("carbon_intensity")
+    source = str(said.get("source") or "the run's recipe") if intensity is not None else usual.source
+    return Grid(
+        usual.pue if pue is None else float(pue),
+        usual.carbon_intensity if intensity is None else float(intensity),
+        source,
+    )
 
 
 def carbon(kwh: float, pue: float, intensity: float) -> float:

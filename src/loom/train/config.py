@@ -178,6 +178,26 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
+class EnergyConfig:
+    """Where the power comes from, for the report and the model card; nothing is computed with it here."""
+
+    pue: float | None = None
+    """The site's power over its machines' (OLMo's: 1.1); None is not known."""
+    carbon_intensity: float | None = None
+    """kg CO2eq a kWh of the grid (OLMo 7B on A100, Australia: 0.610); None is not known."""
+    source: str = ""
+    """Who says so."""
+
+    def __post_init__(self) -> None:
+        if self.pue is not None and self.pue < 1:
+            raise LoomError(f"energy.pue is {self.pue}; a site draws at least what its machines do (1.0).")
+        if self.carbon_intensity is not None and self.carbon_intensity < 0:
+            raise LoomError(
+                f"energy.carbon_intensity is {self.carbon_intensity}; it is kg CO2eq a kWh, at least 0."
+            )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataConfig = field(default_factory=DataConfig)
@@ -186,6 +206,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    energy: EnergyConfig = field(default_factory=EnergyConfig)
     seed: int = 6198
     """Of the first weights and of the reading order (OLMo's)."""
 
