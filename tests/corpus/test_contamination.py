@@ -114,10 +114,12 @@ def test_a_bloom_filter_forgets_nothing(entries: int, rate: float, seed: int) ->
     generator = np.random.default_rng(seed)
     prints = generator.integers(0, 2**64, (entries, 2), np.uint64)
     held = fill(prints, rate)
-    assert consume(prints, held.bits, held.hashes, True).all()
+    assert consume(prints, held.bits, held.hashes, True, 0, 1).all()
     before = held.bits.copy()
     others = generator.integers(0, 2**64, (1000, 2), np.uint64)
-    assert not consume(others, held.bits, held.hashes, True).any()  # a filter has 1 MiB at least: hardly full
+    assert not consume(
+        others, held.bits, held.hashes, True, 0, 1
+    ).any()  # a filter has 1 MiB at least: hardly full
     assert (held.bits == before).all()
     assert expected_rate(held.bits.nbytes, entries) <= rate
 
@@ -129,7 +131,7 @@ def test_hashes_that_agree_modulo_the_filter_are_told_apart() -> None:
     prints = np.random.default_rng(0).integers(0, 2**64, (500, 2), np.uint64)
     held = fill(prints, 1e-15)
     alike = prints ^ np.uint64(1 << 60)
-    assert not consume(alike, held.bits, held.hashes, True).any()
+    assert not consume(alike, held.bits, held.hashes, True, 0, 1).any()
 
 
 def test_a_full_bloom_filter_errs_at_its_rate() -> None:
@@ -141,7 +143,7 @@ def test_a_full_bloom_filter_errs_at_its_rate() -> None:
     assert expected_rate(size, entries) <= 0.005 < expected_rate(size // 2, entries)
     bits = np.zeros(size // 8, np.uint64)
     hashes = hashes_for(size, entries)
-    consume(generator.integers(0, 2**64, (entries, 2), np.uint64), bits, hashes, False)
-    found = consume(generator.integers(0, 2**64, (400_000, 2), np.uint64), bits, hashes, True)
+    consume(generator.integers(0, 2**64, (entries, 2), np.uint64), bits, hashes, False, 0, 1)
+    found = consume(generator.integers(0, 2**64, (400_000, 2), np.uint64), bits, hashes, True, 0, 1)
     expected = expected_rate(size, entries)
     assert abs(found.mean() - expected) < 6 * (expected / 400_000) ** 0.5

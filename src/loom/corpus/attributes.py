@@ -213,6 +213,17 @@ def _strings(values: Any) -> pa.Array:
     return array.cast(pa.large_string()).fill_null("")
 
 
+def text_of(column: Any) -> tuple[npt.NDArray[np.uint8], Ints]:
+    """A column of text as (bytes, offsets int64[n + 1]), nulls as empty text."""
+    return utf8(pa.chunked_array([_strings(column)]))
+
+
+def text_from(data: npt.NDArray[np.uint8], offsets: Ints) -> pa.Array:
+    """Text from (bytes, offsets int64[n + 1])."""
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(offsets)), pa.py_buffer(np.ascontiguousarray(data))]
+    return pa.Array.from_buffers(pa.large_string(), offsets.size - 1, buffers)
+
+
 def _lines(ids: pa.Array, sources: pa.Array, spans: Sidecar, short: bool) -> bytes:
     """The rows one by one."""
     lists = {key: _row_lists(value) for key, value in spans.items()}

@@ -155,7 +155,7 @@ def fill(prints: Any, false_positives: float) -> Filter:
 
     size = size_for(prints.shape[0], false_positives)
     made = Filter(np.zeros(size // 8, np.uint64), hashes_for(size, prints.shape[0]))
-    consume(np.ascontiguousarray(prints), made.bits, made.hashes, False)
+    consume(np.ascontiguousarray(prints), made.bits, made.hashes, False, 0, 1)
     return made
 
 
@@ -165,7 +165,7 @@ def find_paragraphs(held: Filter, data: Any, offsets: Any) -> Spans:
     from loom.corpus.kernels.fingerprints import ranges
 
     spans, where = dolma_lines(data, offsets, True, FEWEST_WORDS, False)
-    hit = consume(ranges(data, where), held.bits, held.hashes, True)
+    hit = consume(ranges(data, where), held.bits, held.hashes, True, 0, 1)
     return gathered(offsets.size - 1, spans[hit, 0], spans[hit, 1], spans[hit, 2])
 
 

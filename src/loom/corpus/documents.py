@@ -232,9 +232,15 @@ def read(path: Path, batch_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
     number = 1
     for block in read_blocks(path, batch_bytes):
         batch = parse_compiled(block, number, path.name) if compiled else parse(block, number, path.name)
-        number += block.count(b"\n")
+        number += _newlines(block) if compiled else block.count(b"\n")
         if len(batch) or batch.rejected:
             yield batch
+
+
+def _newlines(block: bytes) -> int:
+    from loom.corpus.kernels.json_lines import count_lines
+
+    return int(count_lines(np.frombuffer(block, np.uint8))) - (not block.endswith(b"\n"))
 
 
 def _size(path: Path) -> int:
@@ -251,8 +257,8 @@ def read_blocks(path: Path, size: int = BATCH_BYTES) -> Iterator[bytes]:
 
     Raises `LoomError` where the file ends in mid-stream.
     """
-    held: list[bytes] = []
-    have = count = 0
+    held: list[Any] = []
+    have = 0
     try:
         with open_compressed(path) as stream:
             while chunk := stream.read(BLOCK):
@@ -260,17 +266,31 @@ def read_blocks(path: Path, size: int = BATCH_BYTES) -> Iterator[bytes]:
                 have += len(chunk)
                 if have < size or (cut := chunk.rfind(b"\n") + 1) == 0:
                     continue
-                held[-1] = chunk[:cut]
+                held[-1] = memoryview(chunk)[:cut]
                 block = b"".join(held)
                 held, have = ([chunk[cut:]], len(chunk) - cut) if cut < len(chunk) else ([], 0)
-                count += block.count(b"\n")
                 yield block
     except FileNotFoundError:
         raise LoomError(f"There is no file {path}.") from None
     except DAMAGED as error:
-        raise _damaged(path, count, error) from None
+        raise _damaged(path, _rows_before(path, size), error) from None
     if held:
         yield b"".join(held)
+
+
+def _rows_before(path: Path, size: int) -> int:
+    """Rows in the blocks of `size` bytes that come before the damage in a file."""
+    rows = here = have = 0
+    try:
+        with open_compressed(path) as stream:
+            while chunk := stream.read(BLOCK):
+                here += chunk.count(b"\n")
+                have += len(chunk)
+                if have >= size and (cut := chunk.rfind(b"\n") + 1):
+                    rows, here, have = rows + here, 0, len(chunk) - cut
+    except DAMAGED:
+        pass
+    return rows
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

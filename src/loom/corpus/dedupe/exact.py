@@ -83,10 +83,10 @@ def save(path: Path, **arrays: npt.NDArray[Any]) -> None:
                 raise ValueError(f"{name!r}: names have up to 40 letters, arrays up to four axes")
             shape = (*array.shape, *([0] * (4 - array.ndim)))
             entries[number] = (name.encode(), array.dtype.str.encode(), shape, array.ndim, at)
-            data = array.tobytes()
-            padding = -len(data) % 8
-            stream.write(data + b"\0" * padding)
-            at += len(data) + padding
+            padding = -array.nbytes % 8
+            stream.write(array.reshape(-1).view(np.uint8).data if array.size else b"")
+            stream.write(b"\0" * padding)
+            at += array.nbytes + padding
         stream.write(entries.tobytes() + len(arrays).to_bytes(8, "little") + MAGIC)
 
 
@@ -110,7 +110,7 @@ def _array(path: Path, entry: Any) -> npt.NDArray[Any]:
     shape = tuple(entry["shape"][: entry["axes"]].tolist())
     if 0 in shape:
         return np.zeros(shape, dtype)
-    return np.memmap(path, dtype, "r", int(entry["start"]), shape)
+    return np.asarray(np.memmap(path, dtype, "r", int(entry["start"]), shape))  # which kernels take
 
 
 def mapped(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ import pyarrow as pa
 
 from loom.artifact import Artifact, Input, Output, atomic_write, commit, digest_json, discard, finished
 from loom.corpus import attributes, documents
-from loom.corpus.attributes import gathered
 from loom.corpus.dedupe import exact
-from loom.corpus.documents import Batch, as_rows, find_files, read_lines, write_lines
+from loom.corpus.documents import Batch, as_rows, find_files, write_lines
 from loom.corpus.dolma import config
 from loom.corpus.dolma.jsonpath import compile_path
 from loom.corpus.dolma.mixing import identity
@@ -31,10 +29,12 @@ from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, cl
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
-MAGIC = b"LOOMBLM2"
+MAGIC = b"LOOMBLM3"  # its last byte counts the ways in which fingerprints and parts were laid
 DOLMA_MAGIC = (0x81F0F117).to_bytes(4, "little")
 HEAD = 16  # bytes before a filter's bits: the magic, the number of hash functions
 PART = 1 << 30  # bytes of a filter that a worker holds
+PARTS, SMALLEST = 8, 1 << 20  # a filter has so many parts at least, if they hold so many bytes each
+BATCH = 1 << 23  # text taken up at a time: what stays in the processor's cache
 WORK = "work"
 FIRST, AGAIN, SKIPPED = 0, 1, 2
 
@@ -59,11 +59,11 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
     discard(root)
     settings = {"dedupe": to_plain(rules), "compat": compat}
     tasks = [
-        Task((item,), (f"{WORK}/{index:06d}.prints", f"{WORK}/{index:06d}.ids"), {"path": str(path)})
+        Task((item,), (f"{WORK}/{index:06d}.prints",), {"path": str(path)})
         for index, (item, path) in enumerate(zip(inputs, files, strict=True))
     ]
     printed = engine.run(
-        Operation("dolma fingerprints", 2, _print_task, settings, threads=True), tasks, root, "fingerprint"
+        Operation("dolma fingerprints", 3, _print_task, settings, threads=True), tasks, root, "fingerprint"
     )
     if rules.documents is not None and not compat and not any(done.counters["keyed"] for done in printed):
         raise LoomError(
@@ -113,43 +113,43 @@ def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
 
     rules = build(settings["dedupe"], config.Dedupe, "dedupe")
     compat = bool(settings["compat"])
-    prints, spans, skipped, keyed, rows = [], [], [], 0, 0
-    owners, paragraphs = [], 0
-    with write_lines(out / task.outputs[1]) as ids:
-        for batch in documents.read(Path(task.parameters["path"])):
-            if rules.documents is not None:
-                found, lengths, state = _document_prints(batch, rules, compat)
-                keyed += int((state == FIRST).sum())
-                prints.append(found)
-                spans.append(
-                    np.stack([rows + np.arange(len(batch)), np.zeros(len(batch), int), lengths], axis=1)
-                )
-                skipped.append(state)
-            elif by_ngram(rules):
-                found, own, places = paragraph_ngrams(batch, rules, compat)
-                places[:, 0] += rows
-                own[:, 0] += paragraphs
-                paragraphs += places.shape[0]
-                prints.append(found)
-                owners.append(own)
-                spans.append(places)
-                skipped.append(np.diff(batch.utf8()[1]) == 0)
-            else:
-                found, places = _paragraph_prints(batch, rules, compat)
-                places[:, 0] += rows
-                prints.append(found)
-                spans.append(places)
-                skipped.append(np.diff(batch.utf8()[1]) == 0)
-            ids.writelines(orjson.dumps(name) + b"\n" for name in batch.ids)
-            rows += len(batch)
-    exact.save(
-        out / task.outputs[0],
-        prints=np.concatenate([np.zeros((0, 2), np.uint64), *prints]),
-        spans=np.concatenate([np.zeros((0, 3), np.int32), *(part.astype(np.int32) for part in spans)]),
-        skipped=np.concatenate([np.zeros(0, np.int8), *skipped]).astype(np.int8),
-        owners=np.concatenate([np.zeros((0, 2), np.int64), *owners]),
-    )
-    return Done({task.outputs[1]: rows}, {"documents": rows, "keyed": keyed})
+    made: dict[str, list[Any]] = {
+        "prints": [np.zeros((0, 2), np.uint64)],
+        "spans": [np.zeros((0, 2), np.int32)],
+        "owners": [np.zeros((0, 2), np.int64)],
+        "skipped": [np.zeros(0, np.int8)],
+        "per_row": [np.zeros(0, np.int64)],
+        "id_bytes": [np.zeros(0, np.uint8)],
+        "id_sizes": [np.zeros(0, np.int64)],
+    }
+    keyed = rows = paragraphs = 0
+    for batch in documents.read(Path(task.parameters["path"]), BATCH):
+        every = np.arange(len(batch))
+        skipped = np.diff(batch.utf8()[1]) == 0
+        if rules.documents is not None:
+            prints, lengths, skipped = _document_prints(batch, rules, compat)
+            keyed += int((skipped == FIRST).sum())
+            spans = np.stack([every, np.zeros(len(batch), int), lengths], axis=1)
+        elif by_ngram(rules):
+            prints, owners, spans = paragraph_ngrams(batch, rules, compat)
+            owners[:, 0] += paragraphs
+            paragraphs += spans.shape[0]
+            made["owners"].append(owners)
+        else:
+            prints, spans = _paragraph_prints(batch, rules, compat)
+        made["prints"].append(prints)
+        made["spans"].append(spans[:, 1:].astype(np.int32))
+        made["per_row"].append(np.bincount(spans[:, 0], minlength=len(batch)))
+        made["skipped"].append(skipped.astype(np.int8))
+        data, offsets = attributes.text_of(batch.table.column("id"))
+        made["id_bytes"].append(data[offsets[0] : offsets[-1]])
+        made["id_sizes"].append(np.diff(offsets))
+        rows += len(batch)
+    held = {name: np.concatenate(parts) for name, parts in made.items()}
+    for name, sizes in (("firsts", "per_row"), ("id_offsets", "id_sizes")):
+        held[name] = np.concatenate([[0], np.cumsum(held.pop(sizes))]).astype(np.int64)
+    exact.save(out / task.outputs[0], **held)
+    return Done({task.outputs[0]: rows}, {"documents": rows, "keyed": keyed})
 
 
 def by_ngram(rules: config.Dedupe) -> config.Ngrams | None:
@@ -251,7 +251,7 @@ def _consume(
     ]
     settings = {"bloom": to_plain(bloom), "documents": keyed}
     memory = filter_size(bloom) // partitions
-    operation = Operation("dolma bloom", 3, _consume_task, settings, threads=True, memory=memory)
+    operation = Operation("dolma bloom", 4, _consume_task, settings, threads=True, memory=memory)
     judged = engine.run(operation, tasks, root, "filter")
     if keep:
         with atomic_write(held) as stream:
@@ -271,14 +271,19 @@ def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     tables = {}
     count = 0
     for index, name in enumerate(task.parameters["prints"]):
-        part = exact.mapped(out / name)
-        mine = exact.partition_of(part["prints"], partitions) == partition
+        prints = exact.one(out / name, "prints")
+        assert prints is not None
         if settings["documents"]:
-            mine &= part["skipped"] == FIRST
-        look = np.flatnonzero(mine)
-        found = look[consume(np.ascontiguousarray(part["prints"][look]), bits, hashes, bloom.read_only)]
+            skipped = exact.one(out / name, "skipped")
+            look = np.flatnonzero(skipped == FIRST)
+            prints = prints[look]
+        found = np.flatnonzero(
+            consume(np.ascontiguousarray(prints), bits, hashes, bloom.read_only, partition, partitions)
+        )
+        if settings["documents"]:
+            found = look[found]
         count += found.size
-        tables[f"{index:08d}"] = found
+        tables[f"{index:08d}"] = found.astype(np.uint32)
     exact.save(out / task.outputs[0], **tables)
     if len(task.outputs) > 1:
         with atomic_write(out / task.outputs[1]) as stream:
@@ -298,7 +303,7 @@ def filter_size(bloom: config.Bloom) -> int:
         with open(path, "rb") as stream:
             head = stream.read(len(MAGIC))
         if head != MAGIC:
-            whose = "Dolma's own" if head.startswith(DOLMA_MAGIC) else "no Bloom filter of Loom's"
+            whose = "Dolma's own" if head.startswith(DOLMA_MAGIC) else "no Bloom filter of this Loom's"
             raise LoomError(f"{path} is {whose}, so it cannot be read. Name a new file; Loom builds it anew.")
         return path.stat().st_size - HEAD
     entries = bloom.estimated_doc_count or 1
@@ -321,13 +326,16 @@ def hash_functions(bloom: config.Bloom) -> int:
 
 
 def partitions_for(size: int) -> int:
-    """How many parts, a power of two, a filter of `size` bytes is held in: each at most `PART` bytes.
+    """How many parts, a power of two, a filter of `size` bytes is held in: each at most `PART` bytes, and small
+    enough that several workers share the work, each with a part that stays in the processor's cache.
 
     An entry belongs to one part by its hash, and each part takes its entries in the order of the input: the
     survivor never depends on scheduling, and the whole filter is never in one place.
     """
     count = 1
-    while size > count * PART and size // 8 % (2 * count) == 0:
+    while size // 8 % (2 * count) == 0 and (
+        size > count * PART or (count < PARTS and size >= 2 * count * SMALLEST)
+    ):
         count *= 2
     return count
 
@@ -361,7 +369,7 @@ def _write(
         Task(
             tuple(Input(item.path, item.digest) for result in (done, *judged) for item in result.outputs),
             (place,),
-            {"index": index, "prints": done.task.outputs[0], "ids": done.task.outputs[1]},
+            {"index": index, "prints": done.task.outputs[0]},
         )
         for index, (place, done) in enumerate(zip(places, printed, strict=True))
     ]
@@ -373,46 +381,52 @@ def _write(
         "threshold": chosen_ngrams.overlap_threshold if chosen_ngrams else None,
     }
     return engine.run(
-        Operation("dolma duplicates", 2, _write_task, settings, threads=True), tasks, root, "write"
+        Operation("dolma duplicates", 3, _write_task, settings, threads=True), tasks, root, "write"
     )
 
 
 def _write_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
-    part = exact.load(out / task.parameters["prints"])
+    from loom.corpus.kernels.bloom import chosen
+
+    part = exact.mapped(out / task.parameters["prints"])
     own = f"{task.parameters['index']:08d}"
-    found = np.sort(np.concatenate([exact.mapped(out / name)[own] for name in settings["found"]]))
+    tables = [exact.one(out / name, own) for name in settings["found"]]
+    found = np.sort(np.concatenate([table for table in tables if table is not None]).astype(np.int64))
+    ids = attributes.text_from(part["id_bytes"], part["id_offsets"])
     if settings["threshold"] is not None:
-        return _write_ngrams(settings, task, out, part, found)
-    spans = part["spans"][found]
-    skipped = part["skipped"]
-    name = settings["attribute"]
-    ids = [orjson.loads(line) for line in read_lines(out / task.parameters["ids"])]
-    rows = len(ids)
-    held = gathered(rows, spans[:, 0], spans[:, 1], spans[:, 2])
-    assert held.present is not None
-    present = held.present | ((skipped == SKIPPED) if settings["documents"] else (skipped == FIRST))
+        return _write_ngrams(settings, task, out, part, ids, found)
+    offsets, starts, ends = chosen(part["firsts"], part["spans"], found)
+    marked = np.diff(offsets) > 0
+    present = marked | (part["skipped"] == (SKIPPED if settings["documents"] else FIRST))
+    spans = attributes.Spans(offsets, starts, ends, np.ones(found.size), present)
     with attributes.writer(out / task.outputs[0], as_deduper=True) as write:
-        write(ids, [None] * rows, {name: replace(held, present=present)})
+        write(ids, pa.nulls(len(ids), pa.large_string()), {settings["attribute"]: spans})
     counts = {
-        "documents": rows,
+        "documents": len(ids),
         "duplicates": int(found.size),
-        "documents_with_duplicates": int(held.present.sum()),
+        "documents_with_duplicates": int(marked.sum()),
     }
-    return Done({task.outputs[0]: rows}, counts)
+    return Done({task.outputs[0]: len(ids)}, counts)
 
 
-def _write_ngrams(settings: Mapping[str, Any], task: Task, out: Path, part: Any, found: Any) -> Done:
+def _write_ngrams(
+    settings: Mapping[str, Any], task: Task, out: Path, part: Any, ids: pa.Array, found: Any
+) -> Done:
     """The paragraphs whose share of known n-grams reaches the threshold, with that share as the score."""
-    share = scores(part["owners"][:, 0], part["owners"][:, 1], found, part["spans"].shape[0])
+    firsts, spans = part["firsts"], part["spans"]
+    share = scores(part["owners"][:, 0], part["owners"][:, 1], found, spans.shape[0])
     marked = np.flatnonzero(share >= np.float32(settings["threshold"]))
+    rows = np.searchsorted(firsts, marked, "right") - 1
     by_row: dict[int, list[list[float]]] = {}
-    for (row, start, end), score in zip(part["spans"][marked].tolist(), share[marked].tolist(), strict=True):
+    for row, (start, end), score in zip(
+        rows.tolist(), spans[marked].tolist(), share[marked].tolist(), strict=True
+    ):
         by_row.setdefault(row, []).append([start, end, score])
     skipped = part["skipped"].tolist()
     with write_lines(out / task.outputs[0]) as stream:
-        for row, line in enumerate(read_lines(out / task.parameters["ids"])):
-            attributes = {} if skipped[row] else {settings["attribute"]: by_row.get(row, [])}
-            stream.write(orjson.dumps({"attributes": attributes, "id": orjson.loads(line)}) + b"\n")
+        for row, identity_ in enumerate(ids.to_pylist()):
+            held = {} if skipped[row] else {settings["attribute"]: by_row.get(row, [])}
+            stream.write(orjson.dumps({"attributes": held, "id": identity_}) + b"\n")
     counts = {
         "documents": len(skipped),
         "duplicates": int(marked.size),

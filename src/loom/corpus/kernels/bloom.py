@@ -12,8 +12,21 @@ import math
 import numpy as np
 
 from loom.corpus.kernels.fingerprints import finish
+from loom.corpus.kernels.vectors import (
+    INKED,
+    LEAD,
+    NEWLINE,
+    NONE,
+    ONE,
+    WIDE,
+    bits_set,
+    first_bit,
+    line_end,
+    prefetch,
+)
 from loom.native import kernel
 
+AHEAD = 64  # entries whose places are fetched before the first of them is looked at
 MOST_HASHES = 64  # at which a filter that is half full errs once in 2^64
 
 
@@ -49,30 +62,74 @@ def expected_rate(size: int, entries: int, hashes: int | None = None) -> float:
 
 
 @kernel
-def consume(prints, bits, hashes, read_only):  # type: ignore[no-untyped-def]
+def consume(prints, bits, hashes, read_only, part, parts):  # type: ignore[no-untyped-def]
     """Which of uint64[m, 2] were in the filter when their turn came; each is put in unless `read_only`.
 
-    `bits` is uint64[words]; an entry's bits are at mix(first + i * second) modulo the filter's size.
+    `bits` is uint64[words]; an entry's bits are at mix(first + i * second) modulo the filter's size. Of a
+    filter in `parts`, a power of two, it is part number `part`, and only the entries of that part are looked
+    at. Places are worked out and fetched some entries ahead of their turn.
     """
     total = np.uint64(bits.size * 64)
     mask = total - np.uint64(1)
     masked = total & mask == 0  # a power of two: no division
+    shift = 0
+    while parts > 1 << shift:
+        shift += 1
+    shift = 64 - shift
     out = np.zeros(prints.shape[0], np.bool_)
+    held = np.empty(AHEAD, np.int64)
+    places = np.empty(AHEAD * hashes, np.uint64)
+    count = 0
     for k in range(prints.shape[0]):
-        first, second = prints[k, 0], prints[k, 1]
-        present = True
-        at = first
-        for _ in range(hashes):
-            place = finish(at) & mask if masked else finish(at) % total
-            bit = np.uint64(1) << (place & np.uint64(63))
-            if not bits[place >> np.uint64(6)] & bit:
-                present = False
-                if read_only:
-                    break
-                bits[place >> np.uint64(6)] |= bit
-            at += second
-        out[k] = present
+        at, second = prints[k, 0], prints[k, 1]
+        if parts == 1 or np.int64(second >> np.uint64(shift)) == part:
+            held[count] = k
+            for i in range(count * hashes, (count + 1) * hashes):
+                place = finish(at) & mask if masked else finish(at) % total
+                places[i] = place
+                prefetch(bits, np.int64(place >> np.uint64(6)))
+                at += second
+            count += 1
+        if count < AHEAD and k + 1 < prints.shape[0]:
+            continue
+        for entry in range(count):
+            present = True
+            for i in range(entry * hashes, (entry + 1) * hashes):
+                place = places[i]
+                bit = np.uint64(1) << (place & np.uint64(63))
+                if not bits[place >> np.uint64(6)] & bit:
+                    present = False
+                    if read_only:
+                        break
+                    bits[place >> np.uint64(6)] |= bit
+            out[held[entry]] = present
+        count = 0
     return out
+
+
+@kernel
+def _line(data, at, high):  # type: ignore[no-untyped-def]
+    """A line's end before its newline or `high`, its code points, whether anything in it is above a space."""
+    points = 0
+    inked = False
+    while at + WIDE <= data.size:
+        ends = NEWLINE(data, at)
+        if high - at < WIDE:
+            ends |= ONE << np.uint64(high - at)
+        if ends == NONE:
+            points += bits_set(LEAD(data, at))
+            inked |= INKED(data, at) != NONE
+            at += WIDE
+            continue
+        size = first_bit(ends)
+        inside = (ONE << np.uint64(size)) - ONE
+        inked |= INKED(data, at) & inside != NONE
+        return at + size, points + bits_set(LEAD(data, at) & inside), inked
+    while at < high and data[at] != 10:
+        points += (data[at] & 0xC0) != 0x80
+        inked |= data[at] > 32
+        at += 1
+    return at, points, inked
 
 
 @kernel
@@ -83,8 +140,10 @@ def dolma_lines(data, offsets, skip_empty, min_length, as_dolma):  # type: ignor
     in code points is below the length in bytes less one.
     """
     count = offsets.size - 1
-    for at in range(offsets[0], offsets[-1]):
-        count += data[at] == 10
+    at = offsets[0]
+    while at < offsets[-1]:
+        at = line_end(data, at) + 1
+        count += 1
     spans = np.empty((count, 3), np.int64)
     ranges = np.empty((count, 2), np.int64)
     found = 0
@@ -92,28 +151,40 @@ def dolma_lines(data, offsets, skip_empty, min_length, as_dolma):  # type: ignor
         low, high = offsets[row], offsets[row + 1]
         if low == high:
             continue
-        at = low
+        start = low
         position = 0
         while True:
-            start, first = at, position
-            blank = True
-            while at < high and data[at] != 10:
-                byte = data[at]
-                if byte > 32:
-                    blank = False
-                position += (byte & 0xC0) != 0x80
-                at += 1
-            last = at >= high
-            short = position - first < min_length
+            first = position
+            end, points, inked = _line(data, start, high)
+            position += points
             if as_dolma:
                 position += position < high - low - 1
             else:
-                position += not last
-            if not short and not (skip_empty and blank):
+                position += end < high
+            if points >= min_length and (inked or not skip_empty):
                 spans[found, 0], spans[found, 1], spans[found, 2] = row, first, position
-                ranges[found, 0], ranges[found, 1] = start, at
+                ranges[found, 0], ranges[found, 1] = start, end
                 found += 1
-            if last:
+            if end >= high:
                 break
-            at += 1
+            start = end + 1
     return spans[:found], ranges[:found]
+
+
+@kernel
+def chosen(firsts, spans, found):  # type: ignore[no-untyped-def]
+    """Of spans int32[m, 2], row i's being firsts[i] to firsts[i + 1], those numbered `found`, in order.
+
+    Returns (offsets int64[n + 1], starts int64[f], ends int64[f]).
+    """
+    offsets = np.zeros(firsts.size, np.int64)
+    starts = np.empty(found.size, np.int64)
+    ends = np.empty(found.size, np.int64)
+    row = 0
+    for k in range(found.size):
+        while firsts[row + 1] <= found[k]:
+            row += 1
+            offsets[row] = k
+        starts[k], ends[k] = spans[found[k], 0], spans[found[k], 1]
+    offsets[row + 1 :] = found.size
+    return offsets, starts, ends
