@@ -18,7 +18,7 @@ from loom.model.initialize import initialize
 from loom.model.sampling import Sampling
 from loom.model.transformer import Transformer
 from loom.serve.complete import Session, complete, encode_prompt, stream
-from loom.serve.decoder import Decoder
+from loom.serve.decoder import Decoder, Reading
 from loom.serve.engine import Engine, Event, Request
 from loom.serve.lookup import NGRAM, propose
 from loom.serve.rows import exp, log_sum, narrowed
@@ -57,6 +57,32 @@ def test_decoder_computes_what_the_model_computes(config: ModelConfig) -> None:
     for i, token in enumerate(ids[1:].tolist(), start=1):
         row = torch.from_numpy(decoder.step([(single, [token])])[0])
         torch.testing.assert_close(row, expected[i], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [SECOND, CLIPPED])
+def test_a_long_prompt_is_read_as_the_model_reads_it(
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Transformer(replace(config, context_length=256)).eval()
+    initialize(model, 1)
+    ids = torch.arange(200) * 31 % 500
+    with torch.inference_mode():
+        expected = model(ids[None])[0, -1]
+    decoder = Decoder(model)
+    whole = decoder.read(decoder.cache(), ids.tolist())
+    torch.testing.assert_close(torch.from_numpy(whole), expected, atol=1e-5, rtol=1e-5)
+    cache = decoder.cache()
+    reading, found = Reading(decoder, cache, ids.tolist()), None
+    while found is None:  # left between layers, as the server does for others
+        assert cache.length == 0
+        other = decoder.cache()
+        decoder.step([(other, [7])])
+        found = reading.go_on(1)
+    assert np.array_equal(found, whole)
+    assert cache.length == 200
+    monkeypatch.setattr("loom.serve.decoder.PIECE", 70)
+    pieces = torch.from_numpy(decoder.read(decoder.cache(), ids.tolist()))
+    torch.testing.assert_close(pieces, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [SECOND, CLIPPED, CONFIG])

@@ -25,7 +25,8 @@ from loom.model.transformer import Block, Norm, Transformer, rotation_angles
 from loom.serve.step import PHASES, Rows, Shape, Weights, step
 
 FIRST_ROOM = 128  # positions a cache begins with; it doubles when it is full
-PIECE = 512  # tokens of a prompt that are read in one pass
+PIECE = 2048  # tokens of a prompt that are read in one pass
+ROWS = 512  # of them that go through an MLP at once: its wide results stay in the cache
 SHORT = 64  # prompts up to this length are read by a step, which is faster for few rows than torch is
 KEPT = (torch.float32, torch.bfloat16)
 
@@ -121,48 +122,74 @@ class Decoder:
         if cache.length == 0 and len(tokens) <= SHORT:
             first: np.ndarray[Any, Any] = self.step([(cache, tokens)], last=True)[0]
             return first
-        for start in range(0, len(tokens) - PIECE, PIECE):
-            self._read(cache, tokens[start : start + PIECE])
-        rest = (len(tokens) - 1) % PIECE + 1
-        return self._read(cache, tokens[len(tokens) - rest :])
+        for start in range(0, len(tokens), PIECE):
+            logits = Reading(self, cache, tokens[start : start + PIECE]).go_on()
+        assert logits is not None
+        return logits
 
     def step(self, parts: Sequence[tuple[Cache, Sequence[int]]], last: bool = False) -> np.ndarray[Any, Any]:
         """Extend each cache by its tokens and give logits [n, V] in float32 after each token of each part,
         or after the `last` token of each part only."""
         return self._steps.take(parts, last)
 
+
+class Reading:
+    """A pass of `decoder` over some tokens that follow what `cache` holds, which can be left between layers."""
+
     @torch.inference_mode()
-    def _read(self, cache: Cache, tokens: Sequence[int]) -> np.ndarray[Any, Any]:
+    def __init__(self, decoder: Decoder, cache: Cache, tokens: Sequence[int]) -> None:
         cache.reserve(len(tokens))
         place = slice(cache.length, cache.length + len(tokens))
-        cos, sin = self.cos[place, None], self.sin[place, None]
-        x = F.embedding(torch.tensor(tokens), self.embedding)
-        for i, layer in enumerate(self.layers):
-            block = layer.block
+        self.decoder, self.cache, self.count = decoder, cache, len(tokens)
+        self.cos, self.sin = decoder.cos[place, None], decoder.sin[place, None]
+        self.layer = 0
+        self.x = F.embedding(torch.tensor(tokens), decoder.embedding)
+
+    @torch.inference_mode()
+    def go_on(self, layers: int | None = None) -> np.ndarray[Any, Any] | None:
+        """Compute so many layers more, or all; after the last, logits [V] after the last token."""
+        all_layers = self.decoder.layers
+        end = len(all_layers) if layers is None else min(self.layer + layers, len(all_layers))
+        for i in range(self.layer, end):
+            layer, block, x = all_layers[i], all_layers[i].block, self.x
             h = x if block.after else block.attention_norm(x)
-            h = self._attention(i, layer, h, cos, sin, cache)
-            x = x + (block.attention_norm(h) if block.after else h)
-            h = x if block.after else block.mlp_norm(x)
-            gate, up = F.linear(h, layer.gate_up).chunk(2, dim=-1)
-            h = F.linear(F.silu(gate) * up, layer.down)
-            x = x + (block.mlp_norm(h) if block.after else h)
-        cache.length += len(tokens)
-        logits: np.ndarray[Any, Any] = F.linear(self.model.norm(x[-1]), self.output).float().numpy()
+            # The last layer leaves keys and values of every token; only the last token goes on.
+            wanted = 1 if i == len(all_layers) - 1 else self.count
+            h = self._attention(i, h, wanted)
+            x = x[-wanted:] + (block.attention_norm(h) if block.after else h)
+            self.x = torch.cat([_mlp(layer, part) for part in torch.split(x, ROWS)])
+        self.layer = end
+        if end < len(all_layers):
+            return None
+        self.cache.length += self.count
+        last = self.decoder.model.norm(self.x[-1])
+        logits: np.ndarray[Any, Any] = F.linear(last, self.decoder.output).float().numpy()
         return logits
 
-    def _attention(self, i: int, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache) -> Tensor:
-        attention, d = layer.block.attention, self.config.head_dim
-        q, k, v = torch.split(F.linear(x, layer.qkv), self.widths, dim=-1)
+    def _attention(self, i: int, x: Tensor, wanted: int) -> Tensor:
+        """What the last `wanted` rows of x [n, d] see; keys and values of all n are stored."""
+        config, layer = self.decoder.config, self.decoder.layers[i]
+        attention, d = layer.block.attention, config.head_dim
+        q, k, v = torch.split(F.linear(x, layer.qkv), self.decoder.widths, dim=-1)
         if isinstance(attention.q_norm, Norm) and isinstance(attention.k_norm, Norm):
             q, k = attention.q_norm(q), attention.k_norm(k)
-        if (bound := self.config.clip_qkv) is not None:
+        if (bound := config.clip_qkv) is not None:
             q, k, v = q.clamp(-bound, bound), k.clamp(-bound, bound), v.clamp(-bound, bound)
-        q = _turn(q.reshape(len(x), -1, d), cos, sin).transpose(0, 1)  # [H, n, D]
-        k = _turn(k.reshape(len(x), -1, d), cos, sin).transpose(0, 1)
+        q = _turn(q.reshape(len(x), -1, d), self.cos, self.sin).transpose(0, 1)  # [H, n, D]
+        k = _turn(k.reshape(len(x), -1, d), self.cos, self.sin).transpose(0, 1)
         v = v.reshape(len(x), -1, d).transpose(0, 1)
-        keys, values = cache.store(i, k, v)
-        mixed = attend(q[None], keys[None], values[None], None)[0]
+        keys, values = self.cache.store(i, k, v)
+        mixed = attend(q[None, :, -wanted:], keys[None], values[None], None)[0]
         return F.linear(mixed.transpose(0, 1).flatten(1), layer.out)
+
+
+def _mlp(layer: _Layer, x: Tensor) -> Tensor:
+    block = layer.block
+    h = x if block.after else block.mlp_norm(x)
+    gate, up = F.linear(h, layer.gate_up).chunk(2, dim=-1)
+    h = F.linear(F.silu(gate).mul_(up), layer.down)
+    out: Tensor = x + (block.mlp_norm(h) if block.after else h)
+    return out
 
 
 class _Steps:

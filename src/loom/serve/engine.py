@@ -20,7 +20,7 @@ import torch
 
 from loom.errors import LoomError
 from loom.model.sampling import Sampling
-from loom.serve.decoder import PIECE, SHORT, Cache, Decoder
+from loom.serve.decoder import PIECE, ROWS, SHORT, Cache, Decoder, Reading
 from loom.serve.draw import Logits, draw, log_norm
 from loom.serve.lookup import propose
 from loom.serve.text import TextStream
@@ -89,6 +89,7 @@ class _Running:
     deadline: float
     first: bool = True
     held: list[Event] = field(default_factory=list)
+    reading: Reading | None = None  # a piece of the prompt that some layers have seen
 
 
 @dataclass
@@ -252,8 +253,11 @@ class Engine:
         )
 
     def _prefill(self) -> None:
-        """Read short prompts, up to `PIECE` tokens in one pass, and one piece of the oldest long one."""
-        left, short, long = PIECE, list[_Running](), list[_Running]()
+        """Read short prompts, up to `ROWS` tokens in one pass, and some layers of the oldest long one.
+
+        Others wait no longer for it than for `ROWS` tokens through all layers.
+        """
+        left, short, long = ROWS, list[_Running](), list[_Running]()
         for running in self._running:
             if running.cache.length >= running.prompt:
                 continue
@@ -267,8 +271,14 @@ class Engine:
             for running, row in zip(short, logits, strict=True):
                 self._take_guarded(running, [], row[None])
         for running in long[:1]:
-            piece = running.tokens[running.cache.length : running.prompt][:PIECE]
-            row = self.decoder.read(running.cache, piece)
+            if running.reading is None:
+                piece = running.tokens[running.cache.length : running.prompt][:PIECE]
+                running.reading = Reading(self.decoder, running.cache, piece)
+            layers = self.decoder.config.n_layers * ROWS // running.reading.count
+            row = running.reading.go_on(max(1, layers))
+            if row is None:
+                continue
+            running.reading = None
             if running.cache.length == running.prompt:
                 self._take_guarded(running, [], row[None])
 

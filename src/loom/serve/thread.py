@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 Tracer = Callable[[str, str], dict[str, Any]]
-"""(answer, prompt) -> what `loom trace --json` prints."""
+"""(answer, prompt) -> what `loom trace --json` prints, the documents' metadata and rules included."""
 
 
 def tracer(index: Path, run: Path | None) -> Tracer:
     """Open an index once and trace texts in it, one at a time."""
+    from loom.trace.corpus import add_corpus
     from loom.trace.query import open_index
     from loom.trace.trace import trace
 
@@ -20,6 +21,8 @@ def tracer(index: Path, run: Path | None) -> Tracer:
 
     def find(text: str, prompt: str) -> dict[str, Any]:
         with turn:
-            return trace(opened, text, prompt=prompt, run=run)
+            found = trace(opened, text, prompt=prompt, run=run)
+            add_corpus(opened, found)
+            return found
 
     return find

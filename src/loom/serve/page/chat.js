@@ -322,7 +322,10 @@ function documentCard(item) {
   const card = make("article", { class: "document" },
     make("h3", {}, item.id),
     make("p", { class: "where" }, [item.source, item.origin].filter(Boolean).join(" · ")),
-    make("blockquote", {}, (item.passage?.cut_before ? "…" : "") + before, make("mark", {}, match), after + (item.passage?.cut_after ? "…" : "")));
+    make("blockquote", {}, (item.passage?.cut_before ? "…" : "") + squeezed(before), make("mark", {}, match), squeezed(after) + (item.passage?.cut_after ? "…" : "")));
+  const about = item.metadata || {};
+  for (const [name, value] of Object.entries({ URL: about.url, licence: about.licence || about.license, rules: (item.rules || []).join(", ") }))
+    if (value) card.append(make("p", { class: "where" }, name + ": " + value));
   const own = item.passage_steps, whole = item.steps;
   if (own?.length) card.append(stepsLine("Read at", own));
   else if (whole?.length) card.append(stepsLine(own ? "Other parts of it were read at" : "Read at", whole));
@@ -330,6 +333,7 @@ function documentCard(item) {
   return card;
 }
 
+function squeezed(text) { return text.replace(/\n(?:[^\S\n]*\n){2,}/g, "\n\n"); }
 function stepsLine(what, steps) {
   const shown = steps.slice(0, 12).map((step) => step.toLocaleString("en")).join(", ");
   const more = steps.length > 12 ? " and " + (steps.length - 12) + " more" : "";
