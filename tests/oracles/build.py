@@ -32,6 +32,7 @@ ORACLES: dict[str, list[list[str]]] = {
     "datatrove": [["datatrove==0.10.1", "nltk", "orjson", "regex", "spacy>=3.8,<4", "tokenizers", "xxhash"]],
     "ai2-olmo": [[TORCH], ["ai2-olmo==0.6.0", "numpy<2"]],
     "infini-gram": [["infini-gram==2.6.0", "numpy", "tqdm"]],
+    "trackers": [["wandb==0.31.0", "trackio==0.43.0"]],
 }
 
 

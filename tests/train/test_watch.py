@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from loom.train.checkpoint import read_weights
 from loom.train.loop import train
 from loom.train.watch import SpikeScore
 
+from .test_killed import ROOT
 from .test_loop import losses, recipe
 from .tokens import learnable, write_tokens
 
@@ -74,7 +77,6 @@ def test_spikes_are_counted() -> None:
 
 
 def test_a_tracker_gets_what_is_logged(tmp_path: Path, tokens: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from loom.road.training import run_training
@@ -89,23 +91,20 @@ def test_a_tracker_gets_what_is_logged(tmp_path: Path, tokens: Path) -> None:
     assert [e.step for e in events.Scalars("eval/heldout/loss")] == [6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_online_trackers_are_called_as_they_ask_to_be(
-    name, tmp_path: Path, tokens: Path, monkeypatch
-) -> None:
-    import sys
-    from types import ModuleType
-
-    from loom.road.tracking import trackers
-
-    calls: list = []
-    module = ModuleType(name)
-    module.init = lambda **options: calls.append(("init", options["name"]))  # type: ignore[attr-defined]
-    module.log = lambda values, step: calls.append((step, values["loss"]))  # type: ignore[attr-defined]
-    module.finish = lambda: calls.append("finish")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, name, module)
-    train(recipe(tokens, steps=3), tmp_path / "run", callbacks=trackers([name]))
-    assert calls == [("init", "run"), *enumerate(losses(tmp_path / "run"), start=1), "finish"]
+def test_real_trackers_hold_what_is_logged(name: str, tmp_path: Path, tokens: Path, oracle) -> None:
+    """Offline, in files of their own, which are read back."""
+    packages = next(oracle("trackers").parents[1].glob("lib/*/site-packages"))
+    command = [sys.executable, "-m", "tests.train.tracked", name, packages, tokens, tmp_path]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found = json.loads(run.stdout.splitlines()[-1])
+    trained = [(step, values["loss"]) for step, values in found if "loss" in values]
+    assert trained == list(enumerate(losses(tmp_path / "run"), start=1))
+    evaluated = [
+        (step, values["eval/heldout/loss"]) for step, values in found if "eval/heldout/loss" in values
+    ]
+    assert evaluated == [(6, 8.5)]
 
 
 def test_a_missing_tracker_is_named(monkeypatch) -> None:

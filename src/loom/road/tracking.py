@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loom.errors import LoomError
+from loom.tokens.digest import digest_bytes
 from loom.train.callbacks import Callback, Record, RunInfo
 
 
@@ -58,12 +59,10 @@ class Online:
         self.name = module
 
     def begin(self, name: str, folder: Path, recipe: Mapping[str, Any]) -> None:
-        more = (
-            {"dir": str(folder), "id": name, "resume": "allow"}
-            if self.name == "wandb"
-            else {"resume": "allow"}
-        )
-        self.module.init(project="loom", name=name, config=dict(recipe), **more)
+        # A run that goes on is the same run; one of the same name in another folder is not.
+        own = f"{name}-{digest_bytes(str(folder.resolve()).encode())[-8:]}"
+        more = {"name": name, "dir": str(folder), "id": own} if self.name == "wandb" else {"name": own}
+        self.module.init(project="loom", config=dict(recipe), resume="allow", **more)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.module.log(dict(values), step=step)
