@@ -22,6 +22,19 @@ def test_spans_lead_to_their_documents_and_on_to_a_step() -> None:
     assert 'href="trace/step-1.html#here"' in page
 
 
+def test_what_an_answer_says_twice_is_shown_once() -> None:
+    told = traced()
+    again = replace(told.echoes[1], start=0, end=9)
+    page = render(
+        replace(
+            report(),
+            traced=replace(told, answer="the given" + " " * 46 + "the given", echoes=(told.echoes[1], again)),
+        )
+    )
+    assert "echo-1" in page
+    assert "echo-2" not in page
+
+
 def test_an_answer_that_stands_nowhere_says_so() -> None:
     page = render(replace(report(), traced=replace(traced(), echoes=())))
     assert "No run of whole words of this answer stands in the training tokens." in page

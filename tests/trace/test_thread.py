@@ -11,7 +11,8 @@ import pytest
 
 from loom.cli import main
 from loom.road.training import run_training
-from loom.trace.visible import step_ranges, visible
+from loom.trace.page import write_trace_page
+from loom.trace.visible import squeezed, step_ranges, visible
 from tests.small import library_texts, make_tokenizer, write_lines
 from tests.trace.runs import lm
 
@@ -173,7 +174,41 @@ def test_bad_use_is_named(road: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     )
 
 
+def test_what_an_answer_says_twice_is_shown_once(tmp_path: Path) -> None:
+    """Both places in the answer lead to one section; empty lines do not push the match out of sight."""
+    passage = {
+        "before": "far\n \n\n\t\n\n",
+        "match": "a cat",
+        "after": "\n\n\n\n sat",
+        "cut_before": True,
+        "cut_after": False,
+    }
+    document = {
+        "id": "d",
+        "source": "s",
+        "origin": "a.jsonl:1",
+        "at": 0,
+        "tokens": 9,
+        "relevance": 1.0,
+        "passage": passage,
+    }
+    span = {"text": "a cat", "tokens": 2, "count": 1, "documents": [document]}
+    told = {
+        "text": "a cat, a cat",
+        "tokens": 5,
+        "spans": [span | {"start": 0, "end": 5}, span | {"start": 7, "end": 12}],
+        "documents": [document],
+    }
+    write_trace_page(tmp_path / "page.html", told)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('href="#span-0"') == 2
+    assert page.count('<section id="span-') == 1
+    assert "once in the training tokens; 1 document shown. The answer says it 2 times." in page
+    assert "… far\n\n<mark>a cat</mark>\n\n sat" in page
+
+
 def test_steps_and_text_as_people_read_them() -> None:
+    assert squeezed("a\n\nb\n\n \n\nc\n") == "a\n\nb\n\nc\n"
     assert step_ranges([3, 4, 5, 9]) == "3–5, 9"
     assert step_ranges([]) == "none yet"
     assert step_ranges(range(1, 60, 2), 2) == "1, 3 and 28 more"

@@ -236,7 +236,7 @@ def _training(records: Records) -> str:
     parts = []
     for item in runs:
         counters = item.body.get("counters", {})
-        where = item.path.resolve().name
+        where = _name(item.path)
         head = f"**{where}**" + (f" (step {counters['step']:,})" if "step" in counters else "")
         settings = _settings(item.body["recipe"])
         facts = [(key, f"{value:,}") for key, value in counters.items() if isinstance(value, int)]

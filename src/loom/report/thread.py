@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from loom.report.data import Echo, Origin, ReportData, Traced
 from loom.report.html import Html, el, join
-from loom.trace.visible import step_ranges, visible
+from loom.trace.visible import squeezed, step_ranges, times, visible
 
 SHOWN = 4  # echoes with their documents, the longest first
 COLOURS = 8
@@ -18,7 +18,7 @@ def draw(data: ReportData) -> Html | None:
     traced = data.traced
     if traced is None:
         return None
-    shown = sorted(sorted(traced.echoes, key=lambda echo: -echo.tokens)[:SHOWN], key=lambda echo: echo.start)
+    shown = sorted(_chosen(traced), key=lambda echo: echo.start)
     return join(
         el("h2", "Where an answer comes from"),
         el("p", _finding(traced), class_="lead"),
@@ -29,13 +29,20 @@ def draw(data: ReportData) -> Html | None:
     )
 
 
+def _chosen(traced: Traced) -> list[Echo]:
+    """The longest echoes, of those that say the same the first."""
+    said: dict[str, Echo] = {}
+    for echo in sorted(traced.echoes, key=lambda echo: (-echo.tokens, echo.start)):
+        said.setdefault(traced.answer[echo.start : echo.end], echo)
+    return list(said.values())[:SHOWN]
+
+
 def _finding(traced: Traced) -> str:
     if not traced.echoes:
         return "No run of whole words of this answer stands in the training tokens."
     longest = max(traced.echoes, key=lambda echo: echo.tokens)
     said = f"“{_short(traced.answer[longest.start : longest.end])}” stands "
-    said += "once" if longest.count == 1 else f"{longest.count:,} times"
-    said += " word for word in the training tokens"
+    said += f"{times(longest.count)} word for word in the training tokens"
     if longest.documents:
         first = longest.documents[0]
         said += f", for one in {visible(first.id)}"
@@ -75,7 +82,6 @@ def _highlighted(text: str, echoes: Sequence[Echo]) -> list[str]:
 
 def _echo(number: int, traced: Traced, echo: Echo) -> Html:
     text = visible(traced.answer[echo.start : echo.end])
-    times = "once" if echo.count == 1 else f"{echo.count:,} times"
     first = echo.documents[0] if echo.documents else None
     which = "the document closest to the whole answer"
     if first and first.passage_steps:
@@ -83,7 +89,7 @@ def _echo(number: int, traced: Traced, echo: Echo) -> Html:
     return el(
         "article",
         el("h3", el("span", str(number + 1)), f"“{text}”"),
-        el("p", f"{times} in the training tokens; {which}:", class_="quiet"),
+        el("p", f"{times(echo.count)} in the training tokens; {which}:", class_="quiet"),
         _origin(traced, first) if first else None,
         class_=f"echo c{number % COLOURS}",
         id=f"echo-{number + 1}",
@@ -102,9 +108,9 @@ def _origin(traced: Traced, origin: Origin) -> Html:
     pairs.append(join(el("dt", "this passage"), el("dd", here)))
     passage = el(
         "div",
-        visible(origin.before),
+        squeezed(visible(origin.before)),
         el("mark", visible(origin.match)),
-        visible(origin.after),
+        squeezed(visible(origin.after)),
         class_="passage",
         tabindex="0",
     )

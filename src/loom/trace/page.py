@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Any
 import jinja2
 
 from loom.artifact import atomic_write
-from loom.trace.visible import step_ranges, visible
+from loom.trace.visible import squeezed, step_ranges, times, visible
 from loom.version import VERSION
 
 SHADES = 4  # of relevance
@@ -21,11 +22,20 @@ def write_trace_page(
     path: Path, told: Mapping[str, Any], title: str = "Where this answer comes from"
 ) -> None:
     """Write what `trace` gave as a page, whole or not at all."""
+    first: dict[str, int] = {}  # where the answer says the same twice, one section stands for both
     spans = [
-        {**span, "number": number, "shade": _shade(span), "known": len(span["documents"])}
+        {
+            **span,
+            "number": first.setdefault(span["text"], number),
+            "shade": _shade(span),
+            "known": len(span["documents"]),
+        }
         for number, span in enumerate(told["spans"])
     ]
-    _write(path, "trace.html", title=title, told=told, spans=spans, pieces=pieces(told["text"], spans))
+    often = Counter(span["text"] for span in told["spans"])
+    sections = [spans[number] | {"said": often[text]} for text, number in first.items()]
+    cut = pieces(told["text"], spans)
+    _write(path, "trace.html", title=title, told=told, spans=spans, sections=sections, pieces=cut)
 
 
 def write_step_page(path: Path, found: Mapping[str, Any]) -> None:
@@ -60,7 +70,14 @@ def _write(path: Path, template: str, **values: Any) -> None:
     environment = jinja2.Environment(
         autoescape=True, loader=jinja2.FunctionLoader(_asset), undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"visible": visible, "steps": step_ranges, "thousands": lambda n: f"{n:,}"}
+    environment.filters |= {
+        "visible": visible,
+        "squeezed": squeezed,
+        "times": times,
+        "steps": step_ranges,
+        "thousands": lambda n: f"{n:,}",
+        "plural": lambda n, name: f"{n:,} {name}" + ("" if n == 1 else "s"),
+    }
     page = environment.get_template(template).render(version=VERSION, **values)
     with atomic_write(path) as stream:
         stream.write(page.encode())

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 # Control characters act on terminals, bidirectional ones hide what a line says.
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
+_EMPTY_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
+
 
 def visible(text: str) -> str:
     """`text` with every character that acts replaced by a picture of it; tabs and line ends stay."""
@@ -25,6 +27,16 @@ def one_line(text: str, most: int) -> str:
     """`text` on one line of at most `most` code points, its spaces run together."""
     flat = " ".join(visible(text).split())
     return flat if len(flat) <= most else flat[: most - 1] + "…"
+
+
+def squeezed(text: str) -> str:
+    """`text` with runs of empty lines as one, so that a passage's match stays in sight."""
+    return _EMPTY_LINES.sub("\n\n", text)
+
+
+def times(count: int) -> str:
+    """How often: once, or so many times."""
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def step_ranges(steps: Sequence[int], most: int = 12) -> str:
