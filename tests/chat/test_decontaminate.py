@@ -42,6 +42,8 @@ def test_user_turns_that_say_an_evaluation_question_are_set_aside(
     assert {row["id"] for row in stored(tmp_path / "out")} == {"seven", "longer", "choice", "answer"}
     assert made.counters["rejected"] == {"says what an evaluation question says": 2}
     assert {item.path for item in made.inputs} >= {"../eval.jsonl", "../q.jsonl"}
+    # It was looked at, not trained on: an evaluation of it stays possible.
+    assert made.facts["against"] == [item.digest for item in made.inputs if item.path == "../eval.jsonl"]
 
 
 def test_nothing_to_compare_with_is_an_error(tokenizer_path: Path, tmp_path: Path) -> None:

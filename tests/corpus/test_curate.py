@@ -108,6 +108,8 @@ def test_known_answers(tmp_path: Path) -> None:
     assert part["cut"] == {"duplicate_paragraph": 1, "held_out": 1}
     assert (artifact.counters["documents_in"], artifact.counters["documents_out"]) == (40, 37)
     assert artifact.counters["held_out_hits"] == 1
+    looked_at = [item.digest for item in artifact.inputs if item.path.endswith("held.txt")]
+    assert artifact.facts["against"] == looked_at  # not trained on
     kept, removed = texts(tmp_path / "out"), texts(tmp_path / "out", "removed")
     assert kept["p3"]["text"].endswith("Write to  |||EMAIL_ADDRESS|||  or to  |||IP_ADDRESS|||  today.")
     assert BLOCK in kept["p5"]["text"]

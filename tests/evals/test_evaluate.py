@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import save_file
 
 from loom import artifact
+from loom.cli.eval import show
 from loom.errors import LoomError
 from loom.evals import cache
 from loom.evals.contamination import History
@@ -18,6 +19,7 @@ from loom.evals.curve import evaluate_run
 from loom.evals.evaluate import EvalRecipe, best_forms, evaluate
 from loom.evals.judged import judge_outputs
 from loom.evals.judges import Replay
+from loom.evals.plan import plan
 from loom.evals.published import TABLE_3, table
 from loom.evals.subject import load_subject
 from loom.model.huggingface import config_to_huggingface, to_huggingface
@@ -89,7 +91,7 @@ def test_the_same_evaluation_twice_is_equal_and_needs_no_model(
     evaluate(subject, recipe, tmp_path / "one")
     monkeypatch.setattr(type(subject.model), "forward", lambda *_, **__: pytest.fail("the model ran"))
     evaluate(subject, recipe, tmp_path / "two")
-    for name in ("piqa.jsonl", "arc_easy:olmo-paper.jsonl"):
+    for name in ("piqa.jsonl", "arc_easy:olmo-paper.jsonl", "results.json", "manifest.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
@@ -142,6 +144,66 @@ def test_a_model_that_saw_the_rows_gets_no_figure(folder: Path, questions: Path,
     assert results["piqa"]["n"] == 0
     assert "acc" not in results["piqa"]
     assert "acc" in results["sciq"]
+
+
+def test_what_training_data_was_cleaned_against_was_not_trained_on(
+    folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    """An evaluation's file is an input of what was decontaminated against it; none of it is in there. The
+    same file once more, as data, is another matter."""
+    rowfile = questions / "piqa.test.jsonl"
+    digest = artifact.digest_file(rowfile)
+    attributes, tokens = tmp_path / "attributes", tmp_path / "tokens"
+    given = [artifact.Input(f"../{rowfile.relative_to(tmp_path)}", digest)]
+    for place in (attributes, tokens):
+        place.mkdir()
+    spans = artifact.commit(attributes, "attributes", recipe={}, inputs=given, outputs=[], counters={})
+    for against, seen in (([digest], False), ([], True)):
+        made = artifact.commit(
+            tokens,
+            "tokens",
+            recipe={},
+            inputs=[*given, artifact.refer(spans, tokens)],
+            outputs=[],
+            counters={},
+            facts={"against": against},
+        )
+        artifact.commit(
+            folder, "model", recipe={}, inputs=[artifact.refer(made, folder)], outputs=[], counters={}
+        )
+        assert (History(folder).saw([], [digest]) is not None) == seen
+
+
+def test_a_missing_file_is_said_before_anything_is_scored_or_lost(
+    folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    evaluate(load_subject(folder), EvalRecipe(tasks=("piqa",), data=questions), out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (questions / "sciq.test.jsonl").unlink()
+    with pytest.raises(LoomError, match="sciq"):
+        evaluate(load_subject(folder), EvalRecipe(tasks=("piqa", "sciq"), data=questions), out)
+    with pytest.raises(LoomError, match="Did you mean 'piqa'"):
+        plan(EvalRecipe(tasks=("piqq",), data=questions))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_table_has_errors_and_says_what_was_cut_left_out_or_read_elsewhere(
+    folder: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (questions / "sciq.test.jsonl").rename(questions / "sciq.validation.jsonl")
+    file = questions / "piqa.test.jsonl"
+    broken = {**json.loads(file.read_text().splitlines()[0]), "label": 7}
+    file.write_text(file.read_text() + json.dumps(broken) + "\n")
+    recipe = EvalRecipe(tasks=("piqa", "sciq", "mmlu"), data=questions, skip_bad=True, max_length=12)
+    evaluate(load_subject(folder), recipe, tmp_path / "out")
+    show(json.loads((tmp_path / "out" / "results.json").read_text()))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "±" in said
+    assert "sciq: validation, the protocol's is test" in said
+    assert "rows are left out as bad (piqa.test.jsonl:" in said
+    assert "choices lost the left end of their context, longer than 12 tokens" in said
+    assert "a choice alone fills the 12 tokens" in said
 
 
 def test_written_answers_keep_the_upstream_schema_and_no_judge_means_no_number(

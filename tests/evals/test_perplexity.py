@@ -84,9 +84,24 @@ def test_another_mix_of_domains() -> None:
         name: float(summary([s for s in SCORES if s.domain == name])["bits_per_byte"])
         for name in ("web-a", "books")
     }
-    assert reweighted(SCORES, {"web-a": 3, "books": 1}) == pytest.approx(
-        0.75 * bits["web-a"] + 0.25 * bits["books"]
-    )
+    value, error = reweighted(SCORES, {"web-a": 3, "books": 1})
+    assert value == pytest.approx(0.75 * bits["web-a"] + 0.25 * bits["books"])
+    assert error is None  # books is one document
+
+
+def test_the_error_of_a_mixture_is_that_of_its_domains_drawn_apart() -> None:
+    """Against drawing both domains' documents anew, many times."""
+    random = rng()
+    scores = [
+        DocumentScore(str(i), name, name, float(bits) * math.log(2), 0.0, 1, 1)
+        for name, centre in (("a", 1.0), ("b", 3.0))
+        for i, bits in enumerate(random.normal(centre, 0.5, 60))
+    ]
+    value, error = reweighted(scores, {"a": 1, "b": 3})
+    sides = [np.array([s.nll / math.log(2) for s in scores if s.domain == name]) for name in ("a", "b")]
+    draws = [random.choice(side, (2000, 60)).mean(axis=1) for side in sides]
+    assert value == pytest.approx(0.25 * sides[0].mean() + 0.75 * sides[1].mean())
+    assert error == pytest.approx((0.25 * draws[0] + 0.75 * draws[1]).std(), rel=0.1)
 
 
 def test_the_bootstrap_error_is_that_of_the_mean_where_documents_are_equally_long() -> None:

@@ -89,9 +89,10 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
     check_template(renderer, form.jinja())
     found, inputs = _find(recipe.input, out)
     inputs.append(tokenizer_input(recipe.tokenizer, out))
-    questions = None
+    questions, against = None, list[Input]()
     if recipe.against:
         files, more = find(recipe.against, out)
+        against = [item for item in more if item not in inputs]
         inputs += more
         questions = Questions.read(files, recipe.ngram)
     settings = {k: v for k, v in to_plain(recipe).items() if k not in ("tokenizer", "input", "against")}
@@ -138,7 +139,7 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
         inputs=settle(inputs, out),
         started=started,
         weights=True,
-        facts={"chat": chat},
+        facts={"chat": chat, "against": [item.digest for item in settle(against, out)]},
         more_outputs={
             False: _gather_lines(parts, ".rejected.jsonl", out, REJECTED),
             True: _gather_lines(parts, ".held.jsonl", out, f"{HELD_OUT}/{CONVERSATIONS}"),

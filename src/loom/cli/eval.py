@@ -71,6 +71,7 @@ def run(
     from loom.evals.evaluate import EvalRecipe, evaluate
     from loom.evals.judged import judge_outputs
     from loom.evals.judges import find_judge
+    from loom.evals.plan import plan
     from loom.evals.subject import load_subject
     from loom.tasks import registry
 
@@ -94,6 +95,7 @@ def run(
         tasks=names,
         data=data,
         text=tuple(text or ()),
+        text_split=split,
         limit=limit,
         sample=sample,
         split=split,
@@ -121,7 +123,8 @@ def run(
         console.table(f"Checkpoints of {model}", ["step", *metric_names], rows)
         console.say(f"Written to {out / 'curve.html'} and {out / 'curve.json'}")
         return {"points": points}
-    evaluate(load_subject(model, dtype, device), recipe, out)
+    planned = plan(recipe)
+    evaluate(load_subject(model, dtype, device), recipe, out, planned)
     body = finish(out)
     if published:
         from loom.evals.published import table
@@ -150,12 +153,17 @@ def show_reweighted(folder: Path, mix: str) -> dict[str, Any]:
     domains = sorted({score.domain for score in scores})
     if unknown := sorted(set(shares) - set(domains)):
         raise LoomError(f"{folder} has no domain {unknown[0]!r}; it has {', '.join(domains)}.")
-    value = reweighted(scores, shares)
+    value, error = reweighted(scores, shares)
     total = sum(shares.values())
     rows = [[name, share / total] for name, share in shares.items()]
     console.table("Mixture", ["domain", "share of bytes"], rows)
-    console.say(f"{value:.4f} bits per byte on this mixture")
-    return {"bits_per_byte": value, "mixture": {name: share / total for name, share in shares.items()}}
+    if error is None:
+        alone = [domain for domain in shares if sum(score.domain == domain for score in scores) < 2]
+        console.say(f"{value:.4f} bits per byte on this mixture; no error, {alone[0]} is one document")
+    else:
+        console.say(f"{value:.4f} ± {error:.4f} bits per byte on this mixture")
+    mixture = {name: share / total for name, share in shares.items()}
+    return {"bits_per_byte": value, "bits_per_byte_stderr": error, "mixture": mixture}
 
 
 def finish(out: Path) -> dict[str, Any]:
@@ -168,27 +176,80 @@ def finish(out: Path) -> dict[str, Any]:
 
 
 def show(body: dict[str, Any]) -> None:
-    """Tables of a `results.json`: tasks with their headline metric, text with bits per byte."""
-    ranked, measured = [], []
+    """Tables of a `results.json`: tasks with what their protocol reports, text with bits per byte; and below
+    what a reader must know of them."""
+    ranked, measured, notes = [], [], []
     for name, result in body["results"].items():
         if "bytes" in result:
-            row = [
-                name,
-                result["bits_per_byte"],
-                result["bits_per_byte_stderr"],
-                result["bytes"],
-                result["n"],
-            ]
-            measured.append([*row, result.get("training_share")])
+            measured.append(_text_row(name, result))
             continue
-        parent = next((task for task in body["tasks"] if name == task or name.startswith(f"{task}_")), name)
+        parents = [task for task in body["tasks"] if name == task or name.startswith(f"{task}_")]
+        parent = max(parents, key=len, default=name)  # mmlu_continuation_anatomy is not of mmlu
         facts = body["tasks"].get(name, body["tasks"].get(parent, {}))
-        headline = facts.get("headline", "acc")
-        split = facts["files"][0]["split"] if facts.get("files") else ""
-        row = [name, split, result["n"], headline, result.get(headline), result.get(f"{headline}_stderr")]
-        ranked.append([*row, result.get("acc"), result.get("acc_norm"), result.get("bits_per_byte")])
+        ranked.append(_task_row(name, name.removeprefix(f"{parent}_"), facts, result))
+        if name in body["tasks"]:
+            notes += _notes(name, facts, body.get("max_length"))
     if ranked:
-        columns = ["task", "split", "n", "headline", "value", "±", "acc", "acc_norm", "gold bits/byte"]
-        console.table("Tasks", columns, ranked, left=2)
+        columns = ["task", "split", "n", "reported", "value", "acc", "acc_norm", "gold bits/byte", "guessing"]
+        kept = [i for i in range(len(columns)) if i != 5 or any(row[3] != "acc" for row in ranked)]
+        rows = [[row[i] for i in kept] for row in ranked]
+        console.table("Tasks", [columns[i] for i in kept], rows, left=2)
     if measured:
-        console.table("Text", ["domain", "bits per byte", "±", "bytes", "documents", "of training"], measured)
+        columns = ["domain", "bits per byte", "mean of domains", "bytes", "documents", "of training"]
+        kept = [i for i in range(len(columns)) if i not in (2, 5) or any(row[i] for row in measured)]
+        rows = [[row[i] for i in kept] for row in measured]
+        console.table("Text", [columns[i] for i in kept], rows)
+    for note in notes:
+        console.say(note)
+
+
+def _task_row(name: str, shown: str, facts: dict[str, Any], result: dict[str, Any]) -> list[Any]:
+    headline = facts.get("headline", "acc")
+    split = facts["files"][0]["split"] if facts.get("files") else ""
+    row = [name if name == shown else f"  {shown}", split, result["n"]]
+    if "refused" in result:
+        return [*row, "no figure", "seen in training", None, None, None, None]
+    figures = [_figure(result, metric) for metric in (headline, "acc", "acc_norm", "bits_per_byte")]
+    return [*row, headline, *figures, result.get("chance")]
+
+
+def _text_row(name: str, result: dict[str, Any]) -> list[Any]:
+    macro = result.get("macro_bits_per_byte")
+    domains = None if macro is None else f"{macro:.4g} of {result['domains']:,}"
+    share = result.get("training_share")
+    return [
+        name, _figure(result, "bits_per_byte"), domains, result["bytes"], result["n"],
+        None if share is None else f"{share:.1%}",
+    ]  # fmt: skip
+
+
+def _figure(result: dict[str, Any], metric: str) -> str | None:
+    """A value with its standard error."""
+    value, error = result.get(metric), result.get(f"{metric}_stderr")
+    if value is None or metric == "n":
+        return None
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def _notes(name: str, facts: dict[str, Any], length: int | None) -> list[str]:
+    """What was read otherwise than the protocol says, cut, left out or too close to call."""
+    found = []
+    splits = {file["split"] for file in facts.get("files", ())}
+    wanted = facts.get("protocol_split")
+    if wanted and splits - {wanted}:
+        found.append(f"{', '.join(sorted(splits)) or 'rows without a split'}, the protocol's is {wanted}")
+    if truncated := facts.get("truncated"):
+        found.append(
+            f"{truncated:,} choices lost the left end of their context, longer than {length:,} tokens"
+        )
+    if lost := facts.get("not_scored"):
+        shown = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+        found.append(
+            f"{len(lost):,} rows are not scored (doc_id {shown}): a choice alone fills the {length:,} tokens"
+        )
+    if bad := facts.get("bad"):
+        first, why = next(iter(bad.items()))
+        found.append(f"{len(bad):,} rows are left out as bad ({first}: {why})")
+    if close := facts.get("close"):
+        found.append(f"{close:,} rows have their two best choices within 0.001 nats")
+    return [f"{name}: {note}" for note in found]

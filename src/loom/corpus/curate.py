@@ -108,6 +108,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         counters=counters,
+        facts=_against(recipe, inputs),
         started=started,
     )
     clear_receipts(out)
@@ -158,6 +159,13 @@ def _tag(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path, engine:
         ):
             done[file.name] = result
     return [done[file.name] for found in files.values() for file in found]
+
+
+def _against(recipe: Curate, inputs: Sequence[Input]) -> dict[str, list[str]]:
+    """The digest of what was decontaminated against: an input, but none of it is in the documents."""
+    if recipe.decontaminate is None or inputs[-1] in inputs[:-1]:
+        return {}
+    return {"against": [inputs[-1].digest]}
 
 
 def _outputs_as_inputs(done: Finished) -> tuple[Input, ...]:

@@ -73,15 +73,23 @@ class History:
 
 
 def _walk(node: artifact.Lineage) -> Iterator[artifact.Lineage]:
-    """Every node once."""
+    """Every node once whose text can have reached the model: attributes bring none with them, nor does what
+    documents or conversations were decontaminated against."""
     seen = set()
     waiting = [node]
     while waiting:
         here = waiting.pop()
         if (here.path, here.digest) not in seen:
             seen.add((here.path, here.digest))
-            waiting += here.parents
+            waiting += _parents(here)
             yield here
+
+
+def _parents(node: artifact.Lineage) -> list[artifact.Lineage]:
+    if node.kind == "attributes" or not (node.path / artifact.MANIFEST).exists():
+        return []
+    against = set(artifact.load(node.path).facts.get("against", ()))
+    return [parent for parent in node.parents if parent.digest not in against]
 
 
 def _user_turns(folder: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ import orjson
 from loom.artifact import atomic_write, write_json
 from loom.errors import LoomError
 from loom.evals.evaluate import EvalRecipe, evaluate
+from loom.evals.plan import plan
 from loom.evals.settings import clean
 from loom.evals.subject import load_subject
 from loom.train.checkpoint import checkpoints, step_of
@@ -32,9 +33,10 @@ def evaluate_run(
             f"{run} has no checkpoints to draw a curve through; name a folder that `loom train` wrote."
         )
     points = []
+    planned = plan(recipe)
     for folder in folders:
         there = out / folder.name
-        evaluate(load_subject(folder, dtype, device), recipe, there)
+        evaluate(load_subject(folder, dtype, device), recipe, there, planned)
         points.append(_point(step_of(folder), orjson.loads((there / "results.json").read_bytes())))
     for index, point in enumerate(points):
         recent = [other["metrics"] for other in points[max(0, index + 1 - LAST) : index + 1]]
@@ -48,7 +50,7 @@ def evaluate_run(
 
 
 def _point(step: int, body: dict[str, Any]) -> dict[str, Any]:
-    values, errors = {}, {}
+    values, errors, chance = {}, {}, {}
     for name, result in body["results"].items():
         if "refused" in result:
             continue
@@ -56,34 +58,55 @@ def _point(step: int, body: dict[str, Any]) -> dict[str, Any]:
         if metric is not None and result.get(metric) is not None:
             values[f"{name}/{metric}"] = result[metric]
             errors[f"{name}/{metric}"] = result.get(f"{metric}_stderr")
-    return {"step": step, "metrics": values, "stderr": errors}
+            if metric.startswith("acc") and "chance" in result:
+                chance[f"{name}/{metric}"] = result["chance"]
+    return {"step": step, "metrics": values, "stderr": errors, "chance": chance}
 
 
 def _plot(title: str, points: list[dict[str, Any]]) -> str:
-    """One self-contained page: a panel a metric, with its error bars."""
+    """One self-contained page: a panel a metric, with its error bars, its running mean, and what guessing
+    gives where that is known."""
     import plotly.graph_objects as go
+    from plotly.colors import qualitative
     from plotly.subplots import make_subplots
 
     names = list(dict.fromkeys(name for point in points for name in point["metrics"]))
-    figure = make_subplots(rows=max(1, len(names)), cols=1, subplot_titles=names, shared_xaxes=True)
+    count = max(1, len(names))
+    figure = make_subplots(
+        rows=count, cols=1, subplot_titles=names, shared_xaxes=True, vertical_spacing=0.3 / count
+    )
     for row, name in enumerate(names, 1):
+        colour = qualitative.Plotly[(row - 1) % len(qualitative.Plotly)]
         kept = [point for point in points if name in point["metrics"]]
-        figure.add_trace(
-            go.Scatter(
-                x=[point["step"] for point in kept],
-                y=[point["metrics"][name] for point in kept],
-                error_y={"type": "data", "array": [point["stderr"][name] or 0 for point in kept]},
-                mode="lines+markers",
-                name=name,
-            ),
-            row=row,
-            col=1,
-        )
-        running = [point["running"][name] for point in kept]
         steps = [point["step"] for point in kept]
-        line = go.Scatter(
-            x=steps, y=running, mode="lines", line={"dash": "dot"}, name=f"{name}, mean of {LAST}"
+        errors = [point["stderr"][name] or 0 for point in kept]
+        shown = go.Scatter(
+            x=steps,
+            y=[point["metrics"][name] for point in kept],
+            error_y={"type": "data", "array": errors},
+            mode="lines+markers",
+            line={"color": colour},
+            name=name,
         )
-        figure.add_trace(line, row=row, col=1)
-    figure.update_layout(height=260 * max(1, len(names)), showlegend=False, title=title)
+        running = go.Scatter(
+            x=steps,
+            y=[point["running"][name] for point in kept],
+            mode="lines",
+            line={"dash": "dot", "color": colour},
+            name=f"{name}, mean of {LAST}",
+        )
+        figure.add_trace(shown, row=row, col=1)
+        figure.add_trace(running, row=row, col=1)
+        if (guess := kept[0]["chance"].get(name)) is not None:
+            figure.add_hline(
+                guess, row=row, col=1, line={"dash": "dash", "color": "grey"}, annotation_text="guessing"
+            )
+    figure.update_xaxes(title_text="training step", row=count, col=1)
+    how = f"bars: one standard error; dotted: mean of the last {LAST} checkpoints"
+    figure.update_layout(
+        height=120 + 240 * count,
+        showlegend=False,
+        title=f"{title}<br><sup>{how}</sup>",
+        template="plotly_white",
+    )
     return str(figure.to_html(include_plotlyjs=True, full_html=True))

@@ -65,7 +65,7 @@ def _cut(first: bool, context: str, rest: str, ids: dict[str, list[int]], eos: i
     if not after:
         raise LoomError(
             f"The continuation {rest[:60]!r} has no tokens of its own after {context[-60:]!r} in this "
-            f"tokenizer, so it cannot be scored. Mend the row, or leave it out with --skip-bad."
+            f"tokenizer, so it cannot be scored. Mend the row, or take it out of the file."
         )
     if first or not before:
         before = [eos, *before]

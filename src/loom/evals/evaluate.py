@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +17,70 @@ import orjson
 from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, write_json
 from loom.console import console
-from loom.errors import LoomError
 from loom.evals import cache, metrics, perplexity, tuned
 from loom.evals.contamination import History
 from loom.evals.items import score_items
 from loom.evals.judged import evaluate_written
+from loom.evals.plan import Plan, plan
 from loom.evals.settings import EvalRecipe, clean, length, refused
 from loom.evals.subject import Subject
 from loom.evals.summary import lines_of, summarise
 from loom.evals.text import by_source, is_token_folder, read_texts, text_documents, token_documents
-from loom.evals.written import WRITTEN, Written
 from loom.recipe import to_plain
-from loom.tasks import data, registry
+from loom.tasks import data
+from loom.tasks.data import Loaded
 from loom.tasks.item import Item, Task
 from loom.version import VERSION
 
 __all__ = ["EvalRecipe", "best_forms", "evaluate"]
 
 
-def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
-    """Evaluate and commit kind "evaluation". What differs from run to run is in `run.json` alone."""
+def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | None = None) -> Artifact:
+    """Evaluate and commit kind "evaluation". What differs from run to run is in `run.json` alone.
+
+    `planned` is `plan(recipe)` where it was made before. Raises `LoomError` before anything in `out` is
+    touched if a task, a file or a row cannot be used.
+    """
     started = time.monotonic()
-    if not any((recipe.tasks, recipe.text, recipe.conversations, recipe.pairs)):
-        raise LoomError("Nothing to evaluate on: name --tasks a,b with --data DIR, or --text FILES.")
-    if recipe.present and recipe.data is None:
-        recipe = replace(recipe, tasks=())
-    if recipe.tasks and recipe.data is None:
-        raise LoomError("--tasks needs --data DIR, the folder that holds their rows (<task>.<split>.jsonl).")
+    planned = planned or plan(recipe)
+    recipe = planned.recipe
     artifact.discard(out)
     results: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {}
     names: list[str] = []
     seconds: dict[str, float] = {}
+    cached: list[str] = []
+    missing = dict(planned.missing)
     history = History(subject.path)
     for gone in history.missing:
         console.warn(f"{gone} is gone, so whether the model was trained on these rows is not fully known.")
-    written = [name for name in recipe.tasks if name in WRITTEN]
-    missing: dict[str, str] = {}
-    for task in registry.tasks([name for name in recipe.tasks if name not in written]):
-        if (reason := _absent(task, recipe, history)) is not None:
-            missing[task.name] = reason
-            continue
-        before = time.monotonic()
-        found, lines, facts = evaluate_task(subject, task, recipe, history)
-        results |= found
-        sources[task.name] = facts
-        names.append(f"{task.name}.jsonl")
-        _write_lines(out / names[-1], lines)
-        seconds[task.name] = round(time.monotonic() - before, 3)
-    results |= best_forms(results, sources)
-    for name in written:
-        if (reason := _absent(WRITTEN[name], recipe, history)) is not None:
-            missing[name] = reason
-            continue
-        before = time.monotonic()
-        found, lines, facts = evaluate_written(subject, WRITTEN[name], recipe, history)
-        results |= found
+
+    def keep(name: str, lines: Sequence[Mapping[str, Any]], facts: dict[str, Any], before: float) -> None:
         sources[name] = facts
         names.append(f"{name}.jsonl")
         _write_lines(out / names[-1], lines)
         seconds[name] = round(time.monotonic() - before, 3)
+
+    for task, loaded in planned.ranked:
+        before = time.monotonic()
+        found, lines, facts, known = evaluate_task(subject, task, loaded, recipe, history)
+        results |= found
+        cached += [task.name] if known else []
+        keep(task.name, lines, facts, before)
+    results |= best_forms(results, sources)
+    for written, prompts in planned.written:
+        unseen = history.saw([prompt.text for prompt in prompts], ()) is None
+        if recipe.present and recipe.judge is None and unseen:
+            missing[written.name] = "no judge was named"
+            continue
+        before = time.monotonic()
+        found, lines, facts = evaluate_written(subject, written, prompts, recipe, history)
+        results |= found
+        keep(written.name, lines, facts, before)
     for name, work in _held_out(subject, recipe).items():
         before = time.monotonic()
         results[name], lines = work()
-        sources[name] = {"headline": next(iter(results[name]))}
-        names.append(f"{name}.jsonl")
-        _write_lines(out / names[-1], lines)
-        seconds[name] = round(time.monotonic() - before, 3)
+        keep(name, lines, {"headline": next(iter(results[name]))}, before)
     for name, reason in missing.items():
         console.say(f"{name}: not measured, {reason}")
     if recipe.text:
@@ -106,6 +102,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         "max_length": length(subject, recipe),
         "prefix": "end of text before an empty context, a chat prompt and a document; nothing otherwise",
         "seed": recipe.seed,
+        "sample_seed": data.SEED,
         "tasks": sources,
         **({"not_measured": missing} if missing else {}),
     }
@@ -120,7 +117,8 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path) -> Artifact:
         counters={"tasks": len(sources), "text": len(recipe.text)},
         started=started,
     )
-    write_json(out / artifact.RUN, artifact.read_run(out) | {"seconds_by_task": seconds})
+    of_this_run = {"seconds_by_task": seconds, "cached": cached}
+    write_json(out / artifact.RUN, artifact.read_run(out) | of_this_run)
     return made
 
 
@@ -144,22 +142,6 @@ def best_forms(
     return found
 
 
-def _absent(task: Task | Written, recipe: EvalRecipe, history: History) -> str | None:
-    """Why a task of a suite that takes what there is cannot be measured."""
-    if not recipe.present or recipe.data is None:
-        return None
-    try:
-        if isinstance(task, Task):
-            data.load(task, recipe.data, limit=1, skip_bad=True, split=recipe.split)
-            return None
-        prompts = [prompt.text for prompt in task.prompts(recipe.data)]
-    except LoomError as error:
-        return f"its rows are not there ({error})"
-    if recipe.judge is None and history.saw(prompts, ()) is None:
-        return "no judge was named"
-    return None
-
-
 def _held_out(subject: Subject, recipe: EvalRecipe) -> dict[str, Callable[[], tuned.Found]]:
     """What is measured on held-out conversations and pairs."""
     work: dict[str, Callable[[], tuned.Found]] = {}
@@ -175,24 +157,16 @@ def _held_out(subject: Subject, recipe: EvalRecipe) -> dict[str, Callable[[], tu
 
 
 def evaluate_task(
-    subject: Subject, task: Task, recipe: EvalRecipe, history: History
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Results by name (the task, and its subjects), a line a document, and what was read."""
+    subject: Subject, task: Task, loaded: Loaded, recipe: EvalRecipe, history: History
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any], bool]:
+    """Results by name (the task, and its subjects), a line a document, what was read, and whether the scores
+    were known from before."""
     assert recipe.data is not None
-    loaded = data.load(
-        task,
-        recipe.data,
-        limit=recipe.limit,
-        sample=recipe.sample,
-        skip_bad=recipe.skip_bad,
-        split=recipe.split,
-    )
-    if len(loaded.found) < len(task.subjects):
-        console.say(f"{task.name}: {len(loaded.found)} of {len(task.subjects)} subjects are in {recipe.data}")
     prompts = [_question(item) for item in loaded.items]
     seen = history.saw(prompts, [found.digest for found in loaded.found])
     if seen is not None:
-        return {task.name: refused(task.name, seen)}, [], {"headline": task.metrics[0], "seen": vars(seen)}
+        no_figure = {"headline": task.metrics[0], "seen": vars(seen)}
+        return {task.name: refused(task.name, seen)}, [], no_figure, False
     settings = [length(subject, recipe), subject.dtype, subject.digest, subject.tokenizer.digest]
     key = cache.key(loaded.items, settings)
     scores = cache.read(key) if recipe.use_cache else None
@@ -214,7 +188,7 @@ def evaluate_task(
     for group in dict.fromkeys(item.group for item in loaded.items if item.group):
         of = [index for index, item in enumerate(loaded.items) if item.group == group]
         results[f"{task.name}_{group}"] = summarise(task, loaded.items, scores, outcomes, of)
-    facts = {
+    facts: dict[str, Any] = {
         "files": [
             {"path": f.path.relative_to(recipe.data).as_posix(), "split": f.split, "digest": f.digest}
             for f in loaded.found
@@ -227,11 +201,10 @@ def evaluate_task(
         "truncated": scores.truncated,
         "not_scored": [loaded.items[index].doc_id for index in scores.lost],
         "close": sum(outcome.close for outcome in outcomes if outcome is not None),
-        "cached": cached,
         "tokens_read": scores.read,
         "tokens_one_choice_at_a_time": scores.naive,
     }
-    return results, list(lines_of(loaded.items, scores, outcomes)), facts
+    return results, list(lines_of(loaded.items, scores, outcomes)), facts, cached
 
 
 def _question(item: Item) -> str:

@@ -22,11 +22,9 @@ from loom.version import VERSION
 
 
 def evaluate_written(
-    subject: Subject, task: Written, recipe: EvalRecipe, history: History
+    subject: Subject, task: Written, prompts: Sequence[Prompt], recipe: EvalRecipe, history: History
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """Answers in the upstream's schema, and a figure where a judge was named."""
-    assert recipe.data is not None
-    prompts = list(task.prompts(recipe.data))[: recipe.limit]
     headline = {"headline": "n"}
     if (seen := history.saw([prompt.text for prompt in prompts], ())) is not None:
         return {task.name: refused(task.name, seen)}, [], headline | {"seen": vars(seen)}
@@ -81,8 +79,13 @@ def judged(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[dict[str, A
     """`alpaca_win[<judge>]` with its error, and what the judge says of itself."""
     found = win_rate(judge.prefer(comparisons))
     metric = f"alpaca_win[{judge.name}]"
+    facts = judge.describe()
     if found.unjudged:
-        console.warn(f"{metric}: {found.unjudged:,} of {len(comparisons):,} answers were not judged.")
+        why = ", ".join(f"{name}: {count:,}" for name, count in facts.get("failures", {}).items())
+        console.warn(
+            f"{metric}: {found.unjudged:,} of {len(comparisons):,} answers were not judged"
+            f"{f' (requests that failed: {why})' if why else ''}; they count neither way."
+        )
     figures = {
         metric: found.win_rate,
         f"{metric}_stderr": found.stderr,
@@ -91,7 +94,7 @@ def judged(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[dict[str, A
         "not_judged": found.unjudged,
         "n": len(comparisons),
     }
-    return figures, {"judge": judge.describe()}
+    return figures, {"judge": facts}
 
 
 def judge_outputs(outputs: Path, reference: Path, judge: Judge, out: Path) -> Artifact:

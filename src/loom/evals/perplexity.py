@@ -195,12 +195,22 @@ def read_scores(path: Path) -> list[DocumentScore]:
     return [DocumentScore(**orjson.loads(line)) for line in lines]
 
 
-def reweighted(scores: Sequence[DocumentScore], mix: Mapping[str, float], key: str = "domain") -> float:
-    """Bits per byte that this model would have on another mixture of domains.
+def reweighted(
+    scores: Sequence[DocumentScore], mix: Mapping[str, float], key: str = "domain"
+) -> tuple[float, float | None]:
+    """Bits per byte that this model would have on another mixture of domains, and its standard error.
 
-    `mix` gives each domain's share of bytes; shares are normalised. Raises `KeyError` for a domain
-    that was not scored.
+    `mix` gives each domain's share of bytes; shares are normalised. Domains are independent samples, so the
+    error is sqrt(sum of (share x the domain's bootstrap error)^2); None where a domain is one document.
+    Raises `KeyError` for a domain that was not scored.
     """
     groups = by(scores, key)
     total = sum(mix.values())
-    return sum(share / total * float(summary(groups[name])["bits_per_byte"]) for name, share in mix.items())
+    parts = [
+        (share / total, summary(groups[name], position))
+        for position, (name, share) in enumerate(mix.items())
+        if share
+    ]
+    value = sum(share * float(part["bits_per_byte"]) for share, part in parts)
+    error = math.sqrt(sum((share * float(part["bits_per_byte_stderr"])) ** 2 for share, part in parts))
+    return value, None if math.isnan(error) else error

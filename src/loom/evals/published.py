@@ -38,7 +38,10 @@ def table(body: dict[str, Any], name: str = "this model") -> tuple[list[str], li
         if result is None or not result.get("n"):
             mine.append(None)
             continue
-        value = 100 * result[body["tasks"][full]["headline"]]
-        mine.append(f"{value:.1f} (n {result['n']:,})")
+        metric = body["tasks"][full]["headline"]
+        value, error = 100 * result[metric], result.get(f"{metric}_stderr")
+        spread = "" if error is None else f" ± {100 * error:.1f}"
+        mine.append(f"{value:.1f}{spread} (n {result['n']:,})")
     columns = ["model", *TASKS]
-    return columns, [[model, *values] for model, values in TABLE_3.items()] + [[name, *mine]]
+    theirs = [[model, *(f"{value:.1f}" for value in values)] for model, values in TABLE_3.items()]
+    return columns, [*theirs, [name, *mine]]

@@ -1,0 +1,85 @@
+"""What an evaluation will read, found before a model is loaded or a figure is lost: unknown names, missing
+files and rows that cannot be used are errors here, not after the first hour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from loom.console import console
+from loom.errors import LoomError
+from loom.evals.settings import EvalRecipe
+from loom.evals.written import WRITTEN, Prompt, Written
+from loom.tasks import data, registry
+from loom.tasks.data import Loaded
+from loom.tasks.item import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks with their rows, written tasks with their prompts; `missing` are those of a suite that takes what
+    there is, and why they cannot be measured."""
+
+    recipe: EvalRecipe
+    ranked: tuple[tuple[Task, Loaded], ...] = ()
+    written: tuple[tuple[Written, tuple[Prompt, ...]], ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(recipe: EvalRecipe) -> Plan:
+    """Raises `LoomError` for nothing to do, an unknown task, a missing file or a bad row."""
+    if not any((recipe.tasks, recipe.text, recipe.conversations, recipe.pairs)):
+        raise LoomError("Nothing to evaluate on: name --tasks a,b with --data DIR, or --text FILES.")
+    if recipe.present and recipe.data is None:
+        recipe = replace(recipe, tasks=())
+    written = [name for name in recipe.tasks if name in WRITTEN]
+    tasks = registry.tasks([name for name in recipe.tasks if name not in written])
+    if recipe.tasks and recipe.data is None:
+        raise LoomError("--tasks needs --data DIR, the folder that holds their rows (<task>.<split>.jsonl).")
+    ranked: list[tuple[Task, Loaded]] = []
+    asked: list[tuple[Written, tuple[Prompt, ...]]] = []
+    missing: dict[str, str] = {}
+    for task in tasks:
+        if (reason := _absent(task, recipe)) is not None:
+            missing[task.name] = reason
+            continue
+        loaded = load(task, recipe)
+        if len(loaded.found) < len(task.subjects):
+            console.say(
+                f"{task.name}: {len(loaded.found)} of {len(task.subjects)} subjects are in {recipe.data}"
+            )
+        ranked.append((task, loaded))
+    for name in written:
+        assert recipe.data is not None
+        try:
+            prompts = tuple(WRITTEN[name].prompts(recipe.data))[: recipe.limit]
+        except LoomError as error:
+            if not recipe.present:
+                raise
+            missing[name] = f"its rows are not there ({error})"
+            continue
+        asked.append((WRITTEN[name], prompts))
+    return Plan(recipe, tuple(ranked), tuple(asked), missing)
+
+
+def load(task: Task, recipe: EvalRecipe) -> Loaded:
+    assert recipe.data is not None
+    return data.load(
+        task,
+        recipe.data,
+        limit=recipe.limit,
+        sample=recipe.sample,
+        skip_bad=recipe.skip_bad,
+        split=recipe.split,
+    )
+
+
+def _absent(task: Task, recipe: EvalRecipe) -> str | None:
+    """Why a task of a suite that takes what there is cannot be measured: its rows are not there."""
+    if not recipe.present or recipe.data is None:
+        return None
+    try:
+        data.load(task, recipe.data, limit=1, skip_bad=True, split=recipe.split)
+    except LoomError as error:
+        return f"its rows are not there ({error})"
+    return None
