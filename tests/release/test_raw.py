@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
+from torch.distributed.checkpoint import FileSystemWriter, save
 
 from loom.errors import LoomError
 from loom.library import load
@@ -22,6 +24,7 @@ from loom.release.olmo import model_config, open_raw
 from loom.tokens.tokenizer import Tokenizer
 
 SAVE = Path(__file__).parents[1] / "oracles" / "olmo_save.py"
+SAVE_PARTS = SAVE.with_name("olmo_save_parts.py")
 OPTIONS: dict[str, Any] = {
     "d_model": 48, "n_heads": 4, "n_layers": 3, "mlp_hidden_size": 256, "vocab_size": 1200,
     "embedding_size": 1280, "max_sequence_length": 64, "weight_tying": True, "activation_type": "swiglu",
@@ -78,6 +81,55 @@ def test_logits_are_olmos(
     with np.load(tmp_path / "olmo" / "logits.npz") as expected, torch.inference_mode():
         got = model(torch.from_numpy(expected["ids"])).numpy()
         np.testing.assert_allclose(got, expected["logits"], atol=2e-5)
+
+
+@pytest.mark.slow
+def test_what_two_ranks_of_fsdp_saved_is_the_whole_model(
+    tmp_path: Path, tokenizer_path: Path, oracle: Callable[[str], Path]
+) -> None:
+    eos = Tokenizer.load(tokenizer_path).eos_id
+    python, whole = str(oracle("ai2-olmo")), tmp_path / "whole"
+    subprocess.run([python, str(SAVE), str(whole), json.dumps(OPTIONS | {"eos_token_id": eos})], check=True)
+    subprocess.run([python, str(SAVE_PARTS), str(whole)], check=True)
+    import_model(whole, tmp_path / "a", tokenizer_path)
+    (whole / "model.pt").unlink()
+    import_model(whole, tmp_path / "b", tokenizer_path)
+    first, second = load(tmp_path / "a")[0].state_dict(), load(tmp_path / "b")[0].state_dict()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def in_parts(folder: Path) -> Path:
+    """The checkpoint's weights as torch's distributed format holds them, an optimizer's state beside them."""
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    state = {"model": weights, "optim": {"state": {"transformer.wte.weight": {"exp_avg": torch.zeros(3)}}}}
+    save(state, storage_writer=FileSystemWriter(folder / "model_and_optim"), no_dist=True)
+    (folder / "model.pt").unlink()
+    return folder
+
+
+def test_a_checkpoint_in_parts_is_the_whole_one(
+    write: Callable[..., Path], tmp_path: Path, tokenizer_path: Path
+) -> None:
+    import_model(write(), tmp_path / "whole", tokenizer_path)
+    import_model(in_parts(write()), tmp_path / "parts", tokenizer_path)
+    first, second = load(tmp_path / "whole")[0].state_dict(), load(tmp_path / "parts")[0].state_dict()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_part_that_is_missing_and_one_that_runs_code_are_named(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = in_parts(write())
+    part = next((folder / "model_and_optim").glob("*.distcp"))
+    part.rename(tmp_path / "elsewhere")
+    with pytest.raises(LoomError, match="a part of it is missing"):
+        open_raw(folder, tmp_path)
+    (tmp_path / "elsewhere").rename(part)
+    (folder / "model_and_optim" / ".metadata").write_bytes(pickle.dumps(Runs()))
+    with pytest.raises(LoomError, match="could run code"):
+        open_raw(folder, tmp_path)
+    assert not (tmp_path / "was-run").exists()
 
 
 @pytest.mark.parametrize("changes", [{}, {"weight_tying": False, "n_kv_heads": 2}])
@@ -168,6 +220,6 @@ def test_parts_tokenizers_and_ends_of_text(
     with pytest.raises(LoomError, match="ends text with id 7"):
         import_model(write(eos_token_id=7), tmp_path / "out", tokenizer_path)
     (folder / "model.pt").unlink()
-    (folder / "model_and_optim").mkdir()
-    with pytest.raises(LoomError, match=r"in parts \(model_and_optim\).*unshard"):
+    (folder / "model").mkdir()
+    with pytest.raises(LoomError, match=r"in parts \(model\).*unshard"):
         import_model(folder, tmp_path / "out", tokenizer_path)

@@ -1,13 +1,16 @@
-"""OLMo's own checkpoints: `model.pt` beside `config.yaml`, as its trainer leaves them unsharded.
+"""OLMo's own checkpoints beside their `config.yaml`: whole (`model.pt`) or in parts (`model_and_optim`).
 
-The file is a pickle; it is read by torch's restricted loader, which builds tensors and runs nothing.
-Names and layout: OLMo v0.6 `olmo/model.py`; q, k and v are one matrix there, and so are up and gate.
+`model.pt` is a pickle; it is read by torch's restricted loader, which builds tensors and runs nothing. The
+parts are torch's distributed format, as FSDP saves it; its table of contents is looked through first
+(`loom.train.metadata`) and the optimizer's state is left unread. Names and layout: OLMo v0.6
+`olmo/model.py`, `olmo/checkpoint.py`; q, k and v are one matrix there, and so are up and gate.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,9 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from loom.artifact import Input, digest_file, digest_json, relative
 from loom.errors import LoomError
@@ -23,10 +29,12 @@ from loom.model.config import ModelConfig
 from loom.model.huggingface import parameter_shapes
 from loom.release.safetensors import Entry
 from loom.release.source import Source
+from loom.train.metadata import check_metadata
 from loom.train.opening import ModelFolder
 
 WEIGHTS, CONFIG = "model.pt", "config.yaml"
-SHARDED = ("model_and_optim", "rank0.pt", "model", "train")  # what a checkpoint that is in parts holds
+PARTS = "model_and_optim"
+OLDER = ("rank0.pt", "model", "train")  # what checkpoints in older kinds of parts hold
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,14 @@ def is_raw(folder: Path) -> bool:
 def open_raw(folder: Path, out: Path) -> Raw:
     """Open an OLMo v1 checkpoint to be imported to `out`.
 
-    Raises `LoomError` for one that is in parts, for options that OLMo v1 does not have, for a pickle that
+    Raises `LoomError` for one in parts of the older kinds, for options that OLMo v1 does not have, for a pickle that
     holds more than tensors, and for tensors that are missing, unknown or of another shape, by name.
     """
-    if not (folder / WEIGHTS).is_file():
-        parts = [name for name in SHARDED if (folder / name).exists()]
+    weights = folder / WEIGHTS
+    if not weights.is_file() and (folder / PARTS).is_dir():
+        weights = folder / PARTS
+    elif not weights.is_file():
+        parts = [name for name in OLDER if (folder / name).exists()]
         what = f"is in parts ({', '.join(parts)})" if parts else f"has no {WEIGHTS}"
         raise LoomError(
             f"{folder} {what}: join it with OLMo's scripts/unshard.py and import what that writes."
@@ -60,15 +71,17 @@ def open_raw(folder: Path, out: Path) -> Raw:
     if not isinstance(options, dict):
         raise LoomError(f"{folder / CONFIG} has no section 'model': it is not OLMo's configuration.")
     config = model_config(options, folder / CONFIG)
-    theirs = {_plain(name, options): tensor for name, tensor in _load(folder / WEIGHTS).items()}
-    tensors = _split(theirs, config, folder / WEIGHTS)
+    read_in = _load_parts(weights) if weights.is_dir() else _load(weights)
+    theirs = {_plain(name, options): tensor for name, tensor in read_in.items()}
+    tensors = _split(theirs, config, weights)
     entries = {name: Entry(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
     def read(wanted: list[str]) -> dict[str, Tensor]:
         return {name: tensors[name].clone() for name in wanted}
 
     found = ModelFolder(folder, "olmo")
-    files = [[name, digest_file(folder / name)] for name in (CONFIG, WEIGHTS)]
+    held = sorted(path for path in weights.iterdir() if path.is_file()) if weights.is_dir() else [weights]
+    files = [[str(p.relative_to(folder)), digest_file(p)] for p in (folder / CONFIG, *held)]
     return Raw(
         Source(found, config, entries, folder / "tokenizer.json", read),
         options.get("eos_token_id"),
@@ -146,6 +159,32 @@ def _load(file: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise LoomError(f"{file} is not a model's weights: it should hold tensors by name and nothing else.")
     return found
+
+
+def _load_parts(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint in parts, whole, by OLMo's names."""
+    check_metadata(folder)
+    stored = FileSystemReader(folder).read_metadata().state_dict_metadata
+    tensors = {
+        name.removeprefix("model."): torch.empty(item.size, dtype=item.properties.dtype)
+        for name, item in stored.items()
+        if name.startswith("model.") and isinstance(item, TensorStorageMetadata)
+    }
+    if not tensors:
+        raise LoomError(
+            f"{folder} holds no tensor of a model: it should be FSDP's model and optimizer state."
+        )
+    try:
+        with warnings.catch_warnings():  # it warns that there is one process, which is meant
+            warnings.simplefilter("ignore")
+            load({"model": tensors}, storage_reader=FileSystemReader(folder), no_dist=True)
+    except (CheckpointException, OSError, RuntimeError, EOFError, ValueError) as error:
+        said = str(error).strip().splitlines()
+        raise LoomError(
+            f"{folder} cannot be read whole, a part of it is missing or was cut short "
+            f"({said[-1] if said else type(error).__name__}): fetch it again."
+        ) from None
+    return tensors
 
 
 def _plain(name: str, options: Mapping[str, Any]) -> str:

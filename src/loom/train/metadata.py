@@ -19,6 +19,9 @@ _METADATA = (
 _TORCH = "Size float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
 ALLOWED = {
     "torch.distributed.checkpoint.metadata": frozenset(_METADATA.split()),
+    "torch.distributed._shard.sharded_tensor.metadata": frozenset(
+        {"TensorProperties", "MEM_FORMAT_ENCODING"}
+    ),
     "torch.distributed.checkpoint.filesystem": frozenset({"_StorageInfo"}),
     "torch.serialization": frozenset({"_get_layout"}),
     "torch": frozenset(_TORCH.split()),
