@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemWriter, save
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from loom.errors import LoomError
 from loom.library import load

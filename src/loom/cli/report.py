@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,10 @@ def run(
         typer.Argument(metavar="RUN...", help="A quickstart's or training run's folder; or several."),
     ],
     out: Annotated[Path | None, typer.Option(help="The page; default: RUN/report.html.")] = None,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option("--eval", help="Folders of `loom eval`, shown with the OLMo paper's figures beside."),
+    ] = None,
     pue: Annotated[float | None, typer.Option(help="The data centre's power usage effectiveness.")] = None,
     carbon: Annotated[float | None, typer.Option(help="Carbon intensity, kg CO2eq a kWh.")] = None,
     grid_source: Annotated[str, typer.Option(help="Who says so.")] = "given to loom report",
@@ -24,17 +29,21 @@ def run(
     """Draw a run's page anew from its records; of several runs, one page that compares them.
 
     Example: loom report runs/quickstart
+    Example: loom report runs/1b --eval eval/1b
     Example: loom report runs/on-mi250x runs/on-a100 --out same.html
     """
     from loom.report.energy import Grid
     from loom.report.page import write_report
     from loom.report.records import compare_runs, read_records
+    from loom.report.scores import read_scores
 
     page = out or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
     usual = Grid()
     grid = Grid(pue or usual.pue, usual.carbon_intensity if carbon is None else carbon, grid_source)
     given = grid if pue is not None or carbon is not None else None
     data = read_records(paths[0], given) if len(paths) == 1 else compare_runs(paths)
+    if evaluation:
+        data = replace(data, scores=read_scores(evaluation))
     write_report(page, data)
     console.table(
         f"Report {page}",

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, load
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from loom.artifact import Input, digest_file, digest_json, relative
 from loom.errors import LoomError

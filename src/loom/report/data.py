@@ -133,6 +133,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Score:
+    """An evaluation's headline figure: a share for accuracies, else in the metric's own unit."""
+
+    model: str
+    task: str
+    metric: str
+    measure: Measure
+
+
+@dataclass(frozen=True)
 class Sample:
     question: str
     answers: Mapping[str, str]  # by model
@@ -228,6 +238,7 @@ class ReportData:
     training: tuple[Training, ...] = ()
     bits_per_byte: Mapping[str, Measure] = field(default_factory=dict)
     comparison: Comparison | None = None
+    scores: tuple[Score, ...] = ()
     samples: tuple[Sample, ...] = ()
     traced: Traced | None = None
     stages: tuple[Stage, ...] = ()

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from loom.artifact import atomic_write
-from loom.report import ancestry, bars, compare, curves, flow, thread
+from loom.report import ancestry, bars, compare, curves, flow, scores, thread
 from loom.report.data import ReportData, Training
 from loom.report.figures import count, duration, number, size
 from loom.report.html import Html, el, join
@@ -450,7 +450,7 @@ def _environment(data: ReportData) -> Html | None:
     )
 
 
-OPTIONAL = ("side-by-side", "thread")  # not missed where a page has none
+OPTIONAL = ("side-by-side", "evaluation", "thread")  # not missed where a page has none
 Section = tuple[str, str, Callable[[ReportData], Html | None]]
 SECTIONS: tuple[Section, ...] = (
     ("Data", "data", _data_flow),
@@ -458,6 +458,7 @@ SECTIONS: tuple[Section, ...] = (
     ("Training", "training", _training),
     ("Bits per byte", "bits-per-byte", _bits),
     ("Tuning", "tuning", _tuning),
+    ("Evaluation", "evaluation", scores.draw),
     ("Samples", "samples", _samples),
     ("Thread", "thread", thread.draw),
     ("Time", "time", _time),
