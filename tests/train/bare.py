@@ -59,7 +59,14 @@ def main(tokens: Path, out: Path) -> None:
         if name.partition(".")[0] not in walls.allowed | set(sys.stdlib_module_names) | {"__main__"}:
             del sys.modules[name]
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter, walls]
-    rooms = ("loom.model", "loom.train", "loom.chat.packing", "loom.tokens.order", "loom.tokens.shards")
+    rooms = (
+        "loom.model",
+        "loom.train",
+        "loom.machine",
+        "loom.chat.packing",
+        "loom.tokens.order",
+        "loom.tokens.shards",
+    )
     for room in rooms:
         module = importlib.import_module(room)
         for item in pkgutil.iter_modules(getattr(module, "__path__", [])):

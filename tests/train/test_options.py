@@ -25,7 +25,7 @@ def tokens(tmp_path: Path) -> Path:
     return write_tokens(tmp_path / "tokens", [learnable(9000, 64, 1)])
 
 
-@pytest.mark.parametrize("mode", ["selective", "full"])
+@pytest.mark.parametrize("mode", ["selective", "full", "budget"])
 def test_recomputing_changes_nothing(tmp_path: Path, tokens: Path, mode) -> None:
     train(recipe(tokens), tmp_path / "plain")
     train(recipe(tokens, recompute=mode), tmp_path / mode)

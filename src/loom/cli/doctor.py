@@ -23,7 +23,7 @@ def run(
     Example: torchrun --nproc-per-node 8 -m loom doctor --out runs
     """
     from loom.errors import LoomError
-    from loom.train.doctor import Finding, examine
+    from loom.machine.doctor import Finding, examine
     from loom.train.parallel import start_world
 
     world = start_world()

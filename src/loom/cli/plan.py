@@ -40,9 +40,10 @@ def run(
     Example: loom plan olmo-7b --nodes 27 --node a100-40gb-x8 --mfu 0.35
     """
     from loom.errors import LoomError
+    from loom.machine.plan import node as kind
+    from loom.machine.plan import plan
     from loom.model.presets import preset as named
-    from loom.train.plan import RECOMPUTE, Recompute, fits, plan
-    from loom.train.plan import node as kind
+    from loom.train.memory import RECOMPUTE, Recompute, fits
 
     if (recipe is None) == (preset is None):
         raise LoomError("Give a recipe or --preset NAME: one of the two says which model is planned.")

@@ -114,8 +114,10 @@ class TrainConfig:
     """Of the computation; weights and optimizer are float32 always."""
     compile: bool | None = None
     """torch.compile each block; None does so where a compiler is found and the run is long enough to gain."""
-    recompute: Literal["none", "selective", "full"] = "none"
-    """Activation checkpointing: recompute nothing, all but products, or whole blocks."""
+    recompute: Literal["none", "selective", "full", "budget"] = "none"
+    """Activation checkpointing: recompute nothing, all but products, whole blocks, or what the budget asks for."""
+    activation_budget: float = 0.5
+    """budget: the share of the activations of `none` that may be kept."""
     label_weight: Literal["per_token", "per_example", "per_position"] = "per_token"
     """The loss is a sum over labels. It is divided by their number; or (sft) each conversation counts the
     same; or, as OLMo 1 does, by all positions, so that loss and gradient are (T - 1) / T of the first."""
@@ -230,6 +232,10 @@ class RunConfig:
         if train.profile is not None and not 1 <= train.profile[0] <= train.profile[1]:
             raise LoomError(
                 f"train.profile is {list(train.profile)}; give the first and the last step to record."
+            )
+        if not 0 < train.activation_budget <= 1:
+            raise LoomError(
+                f"train.activation_budget is {train.activation_budget}; it is a share, over 0 up to 1."
             )
         if self.optimizer.learning_rate <= 0:
             raise LoomError(

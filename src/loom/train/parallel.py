@@ -30,6 +30,7 @@ from loom.errors import LoomError
 from loom.model.initialize import initialize_parameter
 from loom.model.transformer import Transformer
 from loom.train.config import ParallelConfig, TrainConfig
+from loom.train.memory import modes_within
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,17 @@ def _keep_products(_ctx: Any, op: Any, *_args: Any, **_kwargs: Any) -> Checkpoin
     return CheckpointPolicy.MUST_SAVE if op in _SAVED_PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def recompute_blocks(model: Transformer, mode: str) -> None:
-    """`full`: keep a block's input only; `selective`: keep what matrix products and attention give."""
-    if mode == "none":
-        return
-    extra: dict[str, Any] = {}
-    if mode == "selective":
-        extra["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-    for block in model.blocks:
+def recompute_blocks(model: Transformer, mode: str, share: float = 1.0) -> None:
+    """`full`: keep a block's input only; `selective`: keep what matrix products and attention give;
+    `budget`: of each as few as hold `share` of the activations."""
+    layers = len(model.blocks)
+    bf16 = model.compute_dtype == torch.bfloat16
+    modes = modes_within(model.config, share, bf16) if mode == "budget" else [mode] * layers
+    selective = partial(create_selective_checkpoint_contexts, _keep_products)
+    for block, chosen in zip(model.blocks, modes, strict=True):
+        if chosen == "none":
+            continue
+        extra: dict[str, Any] = {"context_fn": selective} if chosen == "selective" else {}
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, **extra)
 
 
@@ -146,7 +150,7 @@ def parallelize(
     model: Transformer, world: World, config: ParallelConfig, train: TrainConfig, compiled: bool
 ) -> nn.Module:
     """Wrap a model that lies on the meta device; afterwards it is on the world's, uninitialised."""
-    recompute_blocks(model, train.recompute)
+    recompute_blocks(model, train.recompute, train.activation_budget)
     if compiled:
         for block in model.blocks:
             block.compile()

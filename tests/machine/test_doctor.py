@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from loom.machine import doctor
 from loom.model.attention import attend
-from loom.train import doctor
 from loom.train.devices import peak_flops
 from loom.train.parallel import World
 
