@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -109,3 +110,16 @@ def test_json_is_the_last_line_and_the_rest_goes_to_standard_error(tmp_path: obj
 
 def test_the_root_lists_what_the_verbs_list() -> None:
     assert list(typer.main.get_command(app).list_commands(None)) == list(VERBS)
+
+
+def test_shipped_recipes_are_listed_from_anywhere_by_the_name_every_verb_takes(tmp_path: Path) -> None:
+    from loom.recipe import find, folder
+
+    done = subprocess.run(
+        [sys.executable, "-m", "loom", "list", "recipes", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    listed = {row["name"]: row["what"] for row in json.loads(done.stdout.splitlines()[-1])["recipes"]}
+    assert set(listed) == {path.stem for path in folder().glob("*.yaml")}
+    assert all(find(name).is_file() for name in listed)
+    assert all(what.endswith(".") for what in listed.values()), "a whole sentence each"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,8 +73,22 @@ def _presets() -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 def _recipes() -> tuple[list[str], list[tuple[str, ...]]]:
-    rows: list[tuple[str, ...]] = []
-    for path in sorted(Path("recipes").glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").splitlines()[:1]
-        rows.append((str(path), first[0].lstrip("# ") if first and first[0].startswith("#") else ""))
-    return ["name", "what"], rows
+    """The recipes that come with Loom, by the name every verb takes, and those in ./recipes that do not."""
+    from loom.recipe import folder
+
+    shipped = folder()
+    rows = [(path.stem, _sentence(path)) for path in sorted(shipped.glob("*.yaml"))]
+    own = Path("recipes")
+    if own.is_dir() and own.resolve() != shipped.resolve():
+        rows += [(str(path), _sentence(path)) for path in sorted(own.glob("*.yaml"))]
+    return ["name", "what"], list(rows)
+
+
+def _sentence(path: Path) -> str:
+    """The first sentence of the comment that a recipe begins with."""
+    lines = itertools.takewhile(
+        lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()
+    )
+    whole = " ".join(line.lstrip("# ") for line in lines if not line.startswith("#  "))
+    first, end, _ = whole.partition(". ")
+    return first + end.strip()
