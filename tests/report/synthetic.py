@@ -19,6 +19,7 @@ from loom.report.data import (
     ReportData,
     Rule,
     Sample,
+    Score,
     Stage,
     Traced,
     Training,
@@ -239,6 +240,10 @@ def report(hostile: str = "") -> ReportData:
         training=(training(), tuning("sft", "sft", 4.1, 2.6), tuning("dpo", "dpo", 0.69, 0.41)),
         bits_per_byte=held,
         comparison=comparison(),
+        scores=(
+            Score("dpo" + hostile, "piqa:olmo-paper", "acc_token", Measure(0.62, 0.012, 1000)),
+            Score("dpo" + hostile, "docs" + hostile, "acc", Measure(0.41, 0.02, 400)),
+        ),
         samples=samples,
         traced=traced(hostile),
         stages=stages,

@@ -16,6 +16,7 @@ from loom.errors import LoomError
 from loom.evals.published import TABLE_3, TASKS
 from loom.report.data import Measure, ReportData, Score, load, save
 from loom.report.page import render
+from loom.report.records import curves
 from loom.report.scores import published, read_scores
 
 
@@ -65,6 +66,13 @@ def test_scores_are_kept_in_the_records(tmp_path: Path) -> None:
     data = ReportData("r", scores=(Score("m", "t", "acc", Measure(0.5, 0.1, 10)),))
     save(tmp_path / "report.json", data)
     assert load(tmp_path / "report.json") == data
+
+
+def test_the_validation_curve_is_of_all_held_out_text() -> None:
+    line = {"step": 1, "loss": 3.0, "eval/code/loss": 9.0, "eval/validation/loss": 4.0, "eval/code/n": 7}
+    drawn = curves("run", [line], "lm")
+    assert drawn.validation == ((1.0, 4.0),)
+    assert drawn.more == {"code/loss": ((1.0, 9.0),)}
 
 
 def test_the_command_puts_evaluations_on_a_runs_page(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from loom.cli import main
 from loom.road.training import run_training
 from loom.trace.page import write_trace_page
-from loom.trace.visible import squeezed, step_ranges, visible
+from loom.trace.visible import around, squeezed, step_ranges, visible
 from tests.small import library_texts, make_tokenizer, write_lines
 from tests.trace.runs import lm
 
@@ -208,6 +208,8 @@ def test_what_an_answer_says_twice_is_shown_once(tmp_path: Path) -> None:
 
 
 def test_steps_and_text_as_people_read_them() -> None:
+    assert around("1\n2\n3\n4\n", "\na\nb\nc", 3) == ("…\n3\n4\n", "\na\nb\n…")
+    assert around("a ", " b") == ("a ", " b")
     assert squeezed("a\n\nb\n\n \n\nc\n") == "a\n\nb\n\nc\n"
     assert step_ranges([3, 4, 5, 9]) == "3–5, 9"
     assert step_ranges([]) == "none yet"

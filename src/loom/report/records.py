@@ -19,6 +19,15 @@ from loom.report.sweep import Outcome, final_losses, groups, table
 
 RECORDS = "report.json"
 METRICS = "metrics.jsonl"
+BESIDE = (
+    "_stderr",
+    "_stderr_clustered",
+    "/n",
+    "/bytes",
+    "/tokens",
+    "/seconds",
+)  # say what is behind a figure
+WHOLE = ("eval/loss", "eval/validation/loss")
 
 
 def read_records(path: Path, grid: Grid | None = None) -> ReportData:
@@ -138,7 +147,9 @@ def curves(name: str, lines: list[dict[str, Any]], objective: Literal["lm", "sft
         )
 
     held = sorted({key for line in lines for key in line if key.startswith("eval/")})
-    losses = [key for key in held if key.endswith("loss")]
+    held = [key for key in held if not key.endswith(BESIDE)]
+    # All of the held-out text first, where it is told by source too.
+    losses = sorted((key for key in held if key.endswith("loss")), key=lambda key: (key not in WHOLE, key))
     rewards = sorted({key for line in lines for key in line if key.startswith("reward")})
     more = {key: points(key) for key in [*(k for k in held if k not in losses[:1]), *rewards]}
     return Training(

@@ -81,7 +81,7 @@ def draw(data: ReportData) -> Html | None:
         else None,
         el(
             "p",
-            "Hollow: published models, zero-shot, validation rows (Groeneveld et al. 2024, table 3; hover for "
+            "Lines from 0 to 100 %. Hollow: published models, zero-shot, validation rows (Groeneveld et al. 2024, table 3; hover for "
             "names). Whiskers: two standard errors.",
             class_="quiet",
         )

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from loom.report.data import Echo, Origin, ReportData, Traced
 from loom.report.html import Html, el, join
-from loom.trace.visible import squeezed, step_ranges, times, visible
+from loom.trace.visible import around, step_ranges, times, visible
 
 SHOWN = 4  # echoes with their documents, the longest first
 COLOURS = 8
@@ -106,11 +106,12 @@ def _origin(traced: Traced, origin: Origin) -> Html:
     if traced.step is not None and traced.step in origin.passage_steps and traced.step_page:
         here = join(here, "; ", el("a", f"the batch of step {traced.step:,}", href=traced.step_page))
     pairs.append(join(el("dt", "this passage"), el("dd", here)))
+    before, after = around(visible(origin.before), visible(origin.after))
     passage = el(
         "div",
-        squeezed(visible(origin.before)),
+        before,
         el("mark", visible(origin.match)),
-        squeezed(visible(origin.after)),
+        after,
         class_="passage",
         tabindex="0",
     )

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from loom.artifact import atomic_write
-from loom.trace.visible import squeezed, step_ranges, times, visible
+from loom.trace.visible import around, step_ranges, times, visible
 from loom.version import VERSION
 
 SHADES = 4  # of relevance
@@ -72,7 +72,7 @@ def _write(path: Path, template: str, **values: Any) -> None:
     )
     environment.filters |= {
         "visible": visible,
-        "squeezed": squeezed,
+        "around": around,
         "times": times,
         "steps": step_ranges,
         "thousands": lambda n: f"{n:,}",

@@ -34,6 +34,14 @@ def squeezed(text: str) -> str:
     return _EMPTY_LINES.sub("\n\n", text)
 
 
+def around(before: str, after: str, lines: int = 5) -> tuple[str, str]:
+    """The lines nearest to a match on either side, so that it is in sight without scrolling."""
+    ahead, behind = squeezed(before).split("\n"), squeezed(after).split("\n")
+    first = "…\n" if len(ahead) > lines else ""
+    last = "\n…" if len(behind) > lines else ""
+    return first + "\n".join(ahead[-lines:]), "\n".join(behind[:lines]) + last
+
+
 def times(count: int) -> str:
     """How often: once, or so many times."""
     return "once" if count == 1 else f"{count:,} times"

@@ -322,7 +322,7 @@ function documentCard(item) {
   const card = make("article", { class: "document" },
     make("h3", {}, item.id),
     make("p", { class: "where" }, [item.source, item.origin].filter(Boolean).join(" · ")),
-    make("blockquote", {}, (item.passage?.cut_before ? "…" : "") + squeezed(before), make("mark", {}, match), squeezed(after) + (item.passage?.cut_after ? "…" : "")));
+    make("blockquote", {}, (item.passage?.cut_before ? "…" : "") + nearest(before, -LINES), make("mark", {}, match), nearest(after, 0, LINES) + (item.passage?.cut_after ? "…" : "")));
   const about = item.metadata || {};
   for (const [name, value] of Object.entries({ URL: about.url, licence: about.licence || about.license, rules: (item.rules || []).join(", ") }))
     if (value) card.append(make("p", { class: "where" }, name + ": " + value));
@@ -333,7 +333,11 @@ function documentCard(item) {
   return card;
 }
 
-function squeezed(text) { return text.replace(/\n(?:[^\S\n]*\n){2,}/g, "\n\n"); }
+// The lines of a passage nearest to its match, so that the match is in sight.
+const LINES = 4;
+function nearest(text, ...lines) {
+  return text.replace(/\n(?:[^\S\n]*\n){2,}/g, "\n\n").split("\n").slice(...lines).join("\n");
+}
 function stepsLine(what, steps) {
   const shown = steps.slice(0, 12).map((step) => step.toLocaleString("en")).join(", ");
   const more = steps.length > 12 ? " and " + (steps.length - 12) + " more" : "";
