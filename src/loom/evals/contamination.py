@@ -30,13 +30,18 @@ class Seen:
 
 
 class History:
-    """What a model was trained on, as far as its manifests and their folders are still there."""
+    """What a model was trained on, as far as its manifests and their folders are still there.
+
+    `model` is a model, or a folder of tokens that one is about to be trained on. `against` are the digests of
+    what the training data were decontaminated against.
+    """
 
     def __init__(self, model: Path) -> None:
         self.files: dict[str, str] = {}
         self.missing: list[str] = []
         self.turns: dict[str, set[str]] = {}
         self.tokens: dict[str, int] = {}
+        self.against: set[str] = set()
         try:
             root = artifact.lineage(model)
         except LoomError:
@@ -44,6 +49,7 @@ class History:
         for node in _walk(root):
             if node.kind == "missing":
                 self.missing.append(str(node.path))
+            self.against |= _against(node)
             if node.kind in ("file", "missing", "folder"):
                 self.files[node.digest] = str(node.path)
             elif node.kind == "tokens":
@@ -86,10 +92,21 @@ def _walk(node: artifact.Lineage) -> Iterator[artifact.Lineage]:
 
 
 def _parents(node: artifact.Lineage) -> list[artifact.Lineage]:
-    if node.kind == "attributes" or not (node.path / artifact.MANIFEST).exists():
+    if node.kind == "attributes":
         return []
-    against = set(artifact.load(node.path).facts.get("against", ()))
+    against = _against(node)
     return [parent for parent in node.parents if parent.digest not in against]
+
+
+def _against(node: artifact.Lineage) -> set[str]:
+    """Digests of what was only looked for: said by the manifest, or all that attributes read."""
+    if not (node.path / artifact.MANIFEST).is_file():
+        return set()
+    here = artifact.load(node.path)
+    found = set(here.facts.get("against", ()))
+    if node.kind == "attributes" and isinstance(here.recipe, dict) and "against" in here.recipe:
+        found |= {item.digest for item in here.inputs}
+    return found
 
 
 def _user_turns(folder: Path) -> Iterator[str]:

@@ -29,7 +29,7 @@ from loom.evals.text import by_source, is_token_folder, read_texts, text_documen
 from loom.recipe import to_plain
 from loom.tasks import data
 from loom.tasks.data import Loaded
-from loom.tasks.item import Item, Task
+from loom.tasks.item import Task, asked
 from loom.version import VERSION
 
 __all__ = ["EvalRecipe", "best_forms", "evaluate"]
@@ -162,7 +162,7 @@ def evaluate_task(
     """Results by name (the task, and its subjects), a line a document, what was read, and whether the scores
     were known from before."""
     assert recipe.data is not None
-    prompts = [_question(item) for item in loaded.items]
+    prompts = [asked(item) for item in loaded.items]
     seen = history.saw(prompts, [found.digest for found in loaded.found])
     if seen is not None:
         no_figure = {"headline": task.metrics[0], "seen": vars(seen)}
@@ -205,12 +205,6 @@ def evaluate_task(
         "tokens_one_choice_at_a_time": scores.naive,
     }
     return results, list(lines_of(loaded.items, scores, outcomes)), facts, cached
-
-
-def _question(item: Item) -> str:
-    """What a user would have asked: the context without its few-shot header and the chat format's frame."""
-    text = item.pairs[0][0].removeprefix(item.header)
-    return text.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n")
 
 
 def evaluate_text(

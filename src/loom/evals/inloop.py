@@ -20,6 +20,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loom.console import console
 from loom.evals import metrics, perplexity
 from loom.evals.encode import encode_items
 from loom.evals.items import Layout
@@ -69,7 +70,8 @@ class InLoop:
     under `eval/`.
 
     tasks: items by task name. documents: held-out documents; each source is measured, and all together
-    as `validation` (loss in nats a token, end-of-text tokens included, and bits per byte). length:
+    as `validation` (loss in nats a token, end-of-text tokens included, and bits per byte). texts: others,
+    each source of which is measured by itself. length:
     tokens in a row, at most what the model was trained on; rows: rows in a forward. `budget` in seconds
     stops an evaluation early: grids run in a fixed random order, and what is incomplete does not count
     (`n` says how much was).
@@ -82,6 +84,7 @@ class InLoop:
     rows: int = 16
     seed: int = 1234
     budget: float | None = None
+    texts: Sequence[Document] = ()
 
     def __post_init__(self) -> None:
         self._readout = Readout()
@@ -97,9 +100,16 @@ class InLoop:
         self._world = dist.get_world_size() if dist.is_initialized() else 1
         encoded = encode_items(self._items, self.tokenizer)
         self._layout = Layout.of(*encoded, self.length, widest=self.length)
-        windows = perplexity.document_rows(self.documents, self.tokenizer.eos_id, self.length)
+        if self._rank == 0 and (cut := self._layout.truncated):
+            console.warn(
+                f"in the loop, {cut:,} of {self._layout.count:,} choices lose the left end of their context at "
+                f"{self.length:,} tokens, and {len(self._layout.lost):,} questions have no room at all and do "
+                f"not count."
+            )
+        self._documents = [*self.documents, *self.texts]
+        windows = perplexity.document_rows(self._documents, self.tokenizer.eos_id, self.length)
         self._ranking = self._pack(self._layout.rows, self._layout.count)
-        self._reading = self._pack(windows, 2 * len(self.documents))
+        self._reading = self._pack(windows, 2 * len(self._documents))
 
     @property
     def tokens(self) -> int:
@@ -207,13 +217,15 @@ class InLoop:
         return result
 
     def _text(self, totals: Floats) -> dict[str, float]:
-        scores = perplexity.document_scores(self.documents, totals)
-        kept = [score for score in scores if not np.isnan([score.nll, score.end]).any()]
-        if not kept:
-            return {}
-        result: dict[str, float] = {}
-        groups: dict[str, Any] = {**perplexity.by(kept, "source"), "validation": kept}
-        for name, group in groups.items():
-            for metric, value in perplexity.summary(group).items():
-                result[f"{name}/{metric}"] = float(value)
-        return result
+        scores = perplexity.document_scores(self._documents, totals)
+        whole = [not np.isnan([score.nll, score.end]).any() for score in scores]
+        kept = [score for score, known in zip(scores, whole, strict=True) if known]
+        held_out = kept[: sum(whole[: len(self.documents)])]
+        groups: dict[str, Any] = perplexity.by(kept, "source")
+        if held_out:
+            groups["validation"] = held_out
+        return {
+            f"{name}/{metric}": float(value)
+            for name, group in groups.items()
+            for metric, value in perplexity.summary(group).items()
+        }

@@ -39,6 +39,13 @@ def read_texts(paths: Sequence[Path], split: str | None = None) -> Iterator[Text
     With `split`, of Paloma's layout only files of that split; without one, `test` where a source has it,
     else what there is. Raises `LoomError` where nothing is found or a row has no text.
     """
+    for file in text_files(paths, split):
+        yield from _read(file)
+
+
+def text_files(paths: Sequence[Path], split: str | None = None) -> list[Path]:
+    """The files that `read_texts` reads."""
+    found: list[Path] = []
     for path in paths:
         files = _files(path, split)
         if not files:
@@ -46,8 +53,8 @@ def read_texts(paths: Sequence[Path], split: str | None = None) -> Iterator[Text
                 f"There is no text in {path}: expected files ending in {', '.join(SUFFIXES)}, or folders "
                 f"<source>/<split>/ of them{f' with the split {split!r}' if split else ''}."
             )
-        for file in files:
-            yield from _read(file)
+        found += files
+    return found
 
 
 def text_documents(texts: Sequence[Text], tokenizer: Tokenizer) -> list[Document]:
@@ -145,7 +152,7 @@ def _read(path: Path) -> Iterator[Text]:
         if text.strip():
             yield Text(path.name, source, source, text)
         return
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in _lines(path):
         try:
             row = orjson.loads(line)
             text = row["text"]
@@ -157,14 +164,15 @@ def _read(path: Path) -> Iterator[Text]:
             ) from None
         if text:
             domain = str(row.get("subdomain") or source) if paloma else source
-            yield Text(str(row.get("id", number)), source, domain, text)
+            yield Text(str(row.get("id", f"{path.name}:{number}")), source, domain, text)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that hold something, with their numbers from 1."""
     try:
         with open_lines(path) as stream:
-            for line in stream:
+            for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield line
+                    yield number, line
     except (OSError, EOFError) as error:
         raise LoomError(f"{path} cannot be read: {error}. Fetch or make it again.") from None

@@ -16,6 +16,7 @@ from loom import artifact
 from loom.artifact import Artifact, Input, write_json
 from loom.console import console
 from loom.evals.perplexity import Document
+from loom.tasks.item import asked
 from loom.train.callbacks import Evaluate
 from loom.train.config import RunConfig
 from loom.train.data import sources
@@ -77,12 +78,14 @@ def heldout_evaluation(tokens: Sequence[Path], length: int, questions: Path | No
     return InLoop(Tokenizer.load(tokens[0]), items, documents, length)
 
 
-def _some(documents: Sequence[Document]) -> list[Document]:
-    """The first documents of each source, as long as they stay within `IN_LOOP_TOKENS`."""
+def _some(documents: Sequence[Document], most: int | None = IN_LOOP_TOKENS) -> list[Document]:
+    """The first documents of each source, as long as they stay within `most` tokens."""
+    if most is None:
+        return list(documents)
     room: dict[str, int] = {}
     kept = []
     for document in documents:
-        left = room.get(document.source, IN_LOOP_TOKENS)
+        left = room.get(document.source, most)
         if len(document.tokens) < left:
             kept.append(document)
             room[document.source] = left - len(document.tokens)
@@ -90,11 +93,69 @@ def _some(documents: Sequence[Document]) -> list[Document]:
 
 
 def recipe_evaluation(config: RunConfig) -> Evaluate | None:
-    """What `loom train` watches by itself: the held-out documents of the folders it pretrains on."""
-    if config.train.objective != "lm" or config.data.tokens is None:
+    """What `loom train` watches: the held-out documents of the folders it pretrains on, and what the recipe's
+    `eval` names. None where there is nothing to watch.
+
+    Tasks and texts that the run is trained on are left out, with a warning. Raises `LoomError` before the
+    first step for rows that are missing or bad.
+    """
+    from loom.evals.contamination import History
+    from loom.evals.inloop import InLoop
+    from loom.evals.text import is_token_folder, read_texts, text_documents, text_files, token_documents
+    from loom.model.presets import resolve
+    from loom.tasks import data, registry
+    from loom.tokens.tokenizer import Tokenizer
+
+    wanted = config.eval
+    paths = [Path(item.path) for item in sources(config.data)]
+    tuned = config.data.sft if config.train.objective == "sft" else config.data.pairs
+    given = paths if config.train.objective == "lm" else [tuned]
+    folders = [Path(item) for item in given if item is not None]
+    held = [folder / "heldout" for folder in folders if config.train.objective == "lm"]
+    held = [folder for folder in held if (folder / artifact.MANIFEST).exists()]
+    if not folders or not (held or wanted.tasks or wanted.text):
         return None
-    length = config.data.sequence_length
-    return heldout_evaluation([Path(item.path) for item in sources(config.data)], length) if length else None
+    tokenizer = Tokenizer.load(folders[0])
+    most = wanted.text_tokens
+    documents = [document for folder in held for document in _some(token_documents(folder), most)]
+    histories = [History(path) for path in folders]
+    if config.train.init is not None:
+        histories.append(History(Path(config.train.init)))
+    items = {}
+    for task in registry.tasks(wanted.tasks):
+        loaded = data.load(task, Path(wanted.data or ""), sample=wanted.sample)
+        prompts = [asked(item) for item in loaded.items]
+        digests = [file.digest for file in loaded.found]
+        if any(history.saw(prompts, digests) is not None for history in histories):
+            console.warn(f"{task.name} is not measured in the loop: its rows are in what is trained on.")
+        else:
+            items[task.name] = list(loaded.items)
+    texts: list[Document] = []
+    for path in map(Path, wanted.text):
+        if is_token_folder(path):
+            tokenizer.check(artifact.load(path, "tokens").facts["tokens"], str(path))
+            texts += _some(token_documents(path), most)
+            continue
+        files = [file for file in text_files([path]) if not _trained_on(file, histories)]
+        texts += _some(text_documents(list(read_texts(files)), tokenizer), most) if files else []
+    if not documents and not items and not texts:
+        return None
+    length = config.data.sequence_length or resolve(config.model, tokenizer.vocab_size).context_length
+    return InLoop(tokenizer, items, documents, length, budget=wanted.budget, texts=texts)
+
+
+def _trained_on(file: Path, histories: Sequence[Any]) -> bool:
+    """Whether a text is part of what is trained on; that nobody took it out is said too."""
+    digest = artifact.digest_file(file)
+    if any(digest in history.files for history in histories):
+        console.warn(f"{file} is not measured in the loop: it is in what is trained on.")
+        return True
+    if not any(digest in history.against for history in histories):
+        console.warn(
+            f"what is trained on was not decontaminated against {file}, as far as manifests say: pages that "
+            f"both hold would flatter its figure (loom decontaminate --against)."
+        )
+    return False
 
 
 def evaluate_model(model: Path, questions: Path, out: Path) -> Artifact:

@@ -17,6 +17,7 @@ from loom.artifact import MANIFEST, atomic_write, load
 from loom.console import Progress, console
 from loom.errors import LoomError
 from loom.recipe import dump_yaml
+from loom.recipe import load as load_recipe
 from loom.road.mirror import Mirror, fetch_newest, target
 from loom.road.tracking import trackers
 from loom.train.callbacks import Callback, Evaluate, Record, RunInfo
@@ -41,7 +42,7 @@ def run_training(
     written = out / "recipe.yaml"
     if (out / MANIFEST).exists():
         load(out, "run").verify()
-        if written.is_file() and written.read_text(encoding="utf-8") != resolved:
+        if written.is_file() and not _same(written, config):
             raise LoomError(
                 f"{out} holds a finished run of another recipe ({written}). Choose another --out, or remove "
                 f"it."
@@ -71,6 +72,14 @@ def run_training(
             callbacks=(_Line(progress), *trackers(config.train.track), *mirrors, *callbacks),
             evaluate=evaluate,
         )
+
+
+def _same(written: Path, config: RunConfig) -> bool:
+    """Whether a finished run was of this recipe; a key that did not exist then had its usual value."""
+    try:
+        return load_recipe(written, RunConfig) == config
+    except LoomError:
+        return False
 
 
 def read_document_table(folder: Path) -> DocumentTable:

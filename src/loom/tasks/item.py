@@ -46,6 +46,12 @@ class BadRow(ValueError):
     """A row that cannot become an item; the reader adds file and line."""
 
 
+def asked(item: Item) -> str:
+    """What a user would have asked: the context without its few-shot header and the chat format's frame."""
+    text = item.pairs[0][0].removeprefix(item.header)
+    return text.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n")
+
+
 def choose(
     doc_id: int, context: str, choices: Sequence[str], gold: int, *, joint: str = " ", **more: Any
 ) -> Item:

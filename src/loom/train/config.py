@@ -177,6 +177,8 @@ class ParallelConfig:
     """`auto`: ddp where weights, gradients and optimizer fit a rank twice over, else fsdp."""
     replicas: int | None = None
     """hsdp: how many groups hold a whole copy; None is one a node."""
+    context: int = 1
+    """Ranks that share the positions of every row (context parallelism), for rows too long for one."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,36 @@ class EnergyConfig:
 
 
 @dataclass(frozen=True)
+class EvalConfig:
+    """What is measured in the loop, every `train.eval_every` steps, beside the held-out documents of the folders
+    that are pretrained on; logged as `eval/<task>/acc` and so on."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks and suites by name (`loom list tasks`)."""
+    data: str | None = None
+    """Folder with the tasks' rows, `<task>.<split>.jsonl`."""
+    text: tuple[str, ...] = ()
+    """Files and folders of text, Paloma's layout too, measured in bits per byte by source."""
+    sample: int | None = 200
+    """Rows of each task, drawn with a fixed seed; null takes all."""
+    text_tokens: int | None = 5000
+    """Tokens of each source of text, held-out documents included: its first documents; null takes all."""
+    on_start: bool = False
+    """Also before the first step."""
+    on_finish: bool = True
+    """Also after the last step, wherever that falls."""
+    budget: float | None = None
+    """Seconds one evaluation may take; what was not finished then does not count, and `n` says how much was."""
+
+    def __post_init__(self) -> None:
+        if self.tasks and self.data is None:
+            raise LoomError("eval.tasks needs eval.data, the folder that holds their rows.")
+        for name in ("sample", "text_tokens", "budget"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise LoomError(f"eval.{name} is {value}; it must be above 0, or null for no limit.")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataConfig = field(default_factory=DataConfig)
@@ -209,6 +241,7 @@ class RunConfig:
     dpo: DpoConfig = field(default_factory=DpoConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     energy: EnergyConfig = field(default_factory=EnergyConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 6198
     """Of the first weights and of the reading order (OLMo's)."""
 

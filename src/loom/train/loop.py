@@ -111,11 +111,14 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
         rehearse(run, out, micro)
     batches = steps(
         run.data, run.stages, run.step + 1, config.train.steps,
-        rank=world.rank, ranks=world.size, micro_batch=micro,
+        rank=run.context.reader, ranks=run.context.readers, micro_batch=micro,
     )  # fmt: skip
     log = _Log(run)
     profiler = Profile(config.train.profile, out, world)
     every = config.train.norms_every
+    if run.step == 0 and evaluate is not None and config.eval.on_start:
+        _evaluate(run, 0, evaluate, callbacks)
+        log.restart()
     try:
         for batch in batches:
             step = batch.step
@@ -134,7 +137,8 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
                 record = log.record(sums, step)
                 for callback in callbacks:
                     callback.on_step(record)
-            if evaluate is not None and (step % config.train.eval_every == 0 or step == config.train.steps):
+            last_too = config.eval.on_finish and step == config.train.steps
+            if evaluate is not None and (step % config.train.eval_every == 0 or last_too):
                 _evaluate(run, step, evaluate, callbacks)
                 log.restart()
             stop = terminated.is_set() and step < config.train.steps
@@ -178,7 +182,8 @@ def take_step(run: Run, batch: StepBatches, norms: bool = False) -> dict[str, Te
     """
     config, world = run.config, run.world
     schedule = config.schedule
-    local = torch.tensor([sum(b.denominator for b in batch.batches)], dtype=torch.float64)
+    counted = sum(b.denominator for b in batch.batches) / run.context.ranks
+    local = torch.tensor([counted], dtype=torch.float64)
     denominator = world.sum(local.to(world.device)).squeeze()
     if world.device.type == "cpu" and float(denominator) == 0:
         raise LoomError(
@@ -189,7 +194,7 @@ def take_step(run: Run, batch: StepBatches, norms: bool = False) -> dict[str, Te
     totals: dict[str, Tensor] = {}
     for number, micro in enumerate(batch.batches):
         with accumulate(run.model, last=number == len(batch.batches) - 1):
-            total, sums = run.objective(run.model, micro.to(world.device))
+            total, sums = run.objective(run.model, run.context.part(micro.to(world.device)))
             (total * scale).backward()  # type: ignore[no-untyped-call]
         for name, value in sums.items():
             totals[name] = totals[name] + value if name in totals else value
