@@ -26,7 +26,7 @@ from loom.serve.step import PHASES, Rows, Shape, Weights, step
 
 FIRST_ROOM = 128  # positions a cache begins with; it doubles when it is full
 PIECE = 2048  # tokens of a prompt that are read in one pass
-ROWS = 512  # of them that go through an MLP at once: its wide results stay in the cache
+ROWS = 512  # of them that go through a small model's MLP at once: its wide results stay in the cache
 SHORT = 64  # prompts up to this length are read by a step, which is faster for few rows than torch is
 KEPT = (torch.float32, torch.bfloat16)
 
@@ -157,7 +157,9 @@ class Reading:
             wanted = 1 if i == len(all_layers) - 1 else self.count
             h = self._attention(i, h, wanted)
             x = x[-wanted:] + (block.attention_norm(h) if block.after else h)
-            self.x = torch.cat([_mlp(layer, part) for part in torch.split(x, ROWS)])
+            # A large model's weights are larger than results: they are read as seldom as can be.
+            rows = max(ROWS, self.decoder.config.d_model)
+            self.x = torch.cat([_mlp(layer, part) for part in torch.split(x, rows)])
         self.layer = end
         if end < len(all_layers):
             return None
