@@ -61,8 +61,11 @@ def digest_json(value: Any) -> str:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary binary file beside `path`; on a clean exit flush it to disk and rename it to `path`.
+
+    Without `durable` the disk is not waited for: a killed process loses nothing, a machine that loses its
+    power may. It is for work files that `since_start` vouches for.
 
     On an exception the temporary file is removed and `path` is as it was. A full disk or a folder that
     cannot be written becomes a `LoomError` that names the folder; so does an address (`s3://...`) where
@@ -79,7 +82,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         with open(temporary, "wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -87,6 +91,17 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def since_start() -> str:
+    """What names the time since this machine was started; empty where that cannot be told.
+
+    Among a task's settings it has what was written before the last start made again.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def explain_os_error(error: OSError, path: Path) -> LoomError:

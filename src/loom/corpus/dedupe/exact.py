@@ -72,11 +72,14 @@ TRAILER = 16  # bytes at the end: how many arrays, and MAGIC
 MAGIC = b"LOOMARR1"
 
 
-def save(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    """Arrays in one file, without times, atomically; a table at its end says where each one is."""
+def save(path: Path, durable: bool = True, **arrays: npt.NDArray[Any]) -> None:
+    """Arrays in one file, without times, atomically; a table at its end says where each one is.
+
+    `durable` is `atomic_write`'s.
+    """
     entries = np.zeros(len(arrays), ENTRY)
     at = 0
-    with atomic_write(path) as stream:
+    with atomic_write(path, durable) as stream:
         for number, name in enumerate(sorted(arrays, key=str.encode)):
             array = np.ascontiguousarray(arrays[name])
             if len(name) > ENTRY["name"].itemsize or array.ndim > 4:

@@ -20,6 +20,7 @@ from loom.corpus.dolma.replace import Span
 
 DIRECT = re.compile(r"\$@?\.attributes\.([A-Za-z_]\w*)")
 HEAD = ("id", "attributes")
+BLOCK = 1 << 23  # bytes of lines taken up at a time: what stays in the processor's cache
 UNKNOWN = 7  # behind the fields of a row: whether it has others, or nulls
 
 
@@ -45,7 +46,7 @@ class Lines:
     """A file's lines, some at a time."""
 
     def __init__(self, path: Path) -> None:
-        self.blocks = read_blocks(path)
+        self.blocks = read_blocks(path, BLOCK)
         self.block = b""
         self.ends = np.zeros(0, np.int64)
 
@@ -66,9 +67,11 @@ class Lines:
 
 def blocks(document: Path, attributes: Sequence[str]) -> Iterator[tuple[bytes, list[bytes]]]:
     """A document file's lines in blocks, each with the lines of every attribute file that belong to it."""
+    from loom.corpus.kernels.json_lines import count_lines
+
     readers = [Lines(Path(path)) for path in attributes]
-    for block in read_blocks(document):
-        count = block.count(b"\n") + (not block.endswith(b"\n"))
+    for block in read_blocks(document, BLOCK):
+        count = count_lines(np.frombuffer(block, np.uint8))
         yield block, [reader.take(count) for reader in readers]
 
 
@@ -161,37 +164,38 @@ class Columns:
         return rows[order], starts[order], ends[order], which[order]
 
     def texts(self) -> tuple[Any, Any, dict[int, tuple[str, list[Span]]]]:
-        """The edited text column, and the rows it leaves alone because spans overlap: (text, spans) by row."""
-        from loom.corpus.kernels import json_lines, mixing
-        from loom.corpus.kernels.characters import lengths
+        """The edited text column, as inside JSON strings, and the rows it leaves alone: (text, spans) by row."""
+        from loom.corpus.kernels import mixing
 
-        data, offsets, _ = json_lines.column(self.data, np.ascontiguousarray(self.where[:, 1]), False)
         rows, starts, ends, which = self.edits()
-        self.extra = 0
-        if not rows.size:
-            return data, offsets, {}
-        inside = np.concatenate([[False], rows[1:] == rows[:-1]])
-        before = np.where(inside, np.concatenate([[0], ends[:-1]]), 0)
-        size = lengths(data, offsets)
-        wrong = np.unique(rows[(starts < before) | (starts >= ends) | (starts >= size[rows])])
+        firsts = np.searchsorted(rows, np.arange(self.where.shape[0] + 1))
+        by = [item.replacement for item in self.stream.span_replacement]
+        pieces = [inside(text) for text in by]
+        data, offsets, alone = mixing.edited(
+            self.data,
+            np.ascontiguousarray(self.where[:, mixing.TEXT]),
+            firsts,
+            starts,
+            ends,
+            which,
+            np.frombuffer(b"".join(pieces) or b"\0", np.uint8),
+            np.cumsum([0, *map(len, pieces)]),
+        )
         left = {}
-        if wrong.size:
-            for row in wrong.tolist():
-                mine = rows == row
-                by = [self.stream.span_replacement[number].replacement for number in which[mine].tolist()]
-                text = data[offsets[row] : offsets[row + 1]].tobytes().decode()
-                left[row] = (text, list(zip(starts[mine].tolist(), ends[mine].tolist(), by, strict=True)))
-            good = ~np.isin(rows, wrong)
-            rows, starts, ends, which = rows[good], starts[good], ends[good], which[good]
-        firsts = np.searchsorted(rows, np.arange(offsets.size))
-        pieces = [item.replacement.encode() for item in self.stream.span_replacement]
-        piece_starts = np.cumsum([0, *map(len, pieces)])
-        held = np.frombuffer(b"".join(pieces) or b"\0", np.uint8)
-        self.extra = 6 * int(np.diff(piece_starts)[which].sum())
-        return *mixing.replaced(data, offsets, firsts, starts, ends, which, held, piece_starts), left
+        for row in np.flatnonzero(alone).tolist():
+            low, high = self.where[row, mixing.TEXT, :2].tolist()
+            mine = slice(int(firsts[row]), int(firsts[row + 1]))
+            spans = zip(
+                starts[mine].tolist(),
+                ends[mine].tolist(),
+                [by[number] for number in which[mine].tolist()],
+                strict=True,
+            )
+            left[row] = (orjson.loads(b'"' + self.data[low:high].tobytes() + b'"'), list(spans))
+        return data, offsets, left
 
-    def written(self, kept: Any, data: Any, offsets: Any, metadata: Sequence[bytes]) -> Any:
-        """The kept rows as JSON lines."""
+    def written(self, kept: Any, data: Any, offsets: Any, metadata: tuple[Any, Any]) -> Any:
+        """The kept rows as JSON lines, from the columns of `texts` and `provenance`."""
         from loom.corpus.kernels import json_lines, mixing
 
         return mixing.documents(
@@ -203,34 +207,54 @@ class Columns:
             json_lines.NAME_STARTS,
             data,
             offsets,
-            np.frombuffer(b"".join(metadata) or b"\0", np.uint8),
-            np.cumsum([0, *map(len, metadata)]),
-            self.extra,
+            *metadata,
         ).data
 
-    def provenance(self, place: str, first: int, kept: Sequence[bool]) -> list[bytes]:
+    def provenance(self, place: str, first: int, kept: Any) -> tuple[Any, Any]:
         """The metadata of every kept row as JSON, sorted, with where it stood; nothing for the others."""
-        out = []
-        for index, (low, high) in enumerate(self.where[:, 6, :2].tolist()):
-            if not kept[index]:
-                out.append(b"")
-                continue
-            value = orjson.loads(self.data[low:high].tobytes()) if low >= 0 else {}
+        from loom.corpus.kernels import json_lines, mixing
+
+        where = np.ascontiguousarray(self.where[:, json_lines.METADATA])
+        name = np.frombuffer(inside(place), np.uint8)
+        data, offsets, left = mixing.provenance(self.data, where, json_lines.KINDS, name, first, kept)
+        made = {}
+        for row in np.flatnonzero(left).tolist():
+            value = orjson.loads(self.data[where[row, 0] : where[row, 1]].tobytes())
             metadata = value if isinstance(value, dict) else {}
-            metadata["provenance"] = f"{place}:{first + index}"
-            out.append(orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS))
-        return out
+            metadata["provenance"] = f"{place}:{first + row}"
+            made[row] = orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS)
+        return patched(data, offsets, made)
+
+
+def inside(text: str) -> bytes:
+    """Text as it stands between the quotes of a JSON string."""
+    return orjson.dumps(text)[1:-1]
+
+
+def trimmed(data: Any, offsets: Any) -> Any:
+    """Bytes of texts that stand as inside JSON strings, unescaped, without the whitespace around them."""
+    from loom.corpus.kernels import json_lines, mixing
+
+    where = np.stack([offsets[:-1], offsets[1:], np.ones(offsets.size - 1, np.int64)], axis=1)
+    plain, ends, _ = json_lines.column(data, where, False)
+    return mixing.trimmed(plain, ends)
 
 
 def patched(data: Any, offsets: Any, texts: dict[int, bytes]) -> tuple[Any, Any]:
     """A text column with some rows replaced."""
     if not texts:
         return data, offsets
-    parts = [
-        texts[row] if row in texts else data[low:high].tobytes()
-        for row, (low, high) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
-    ]
-    return np.frombuffer(b"".join(parts) or b"\0", np.uint8), np.cumsum([0, *map(len, parts)])
+    parts = []
+    at = 0
+    for row in sorted(texts):
+        parts += [data[at : offsets[row]].tobytes(), texts[row]]
+        at = int(offsets[row + 1])
+    parts.append(data[at:].tobytes())
+    sizes = np.diff(offsets)
+    for row, text in texts.items():
+        sizes[row] = len(text)
+    moved = np.concatenate([[0], np.cumsum(sizes)])
+    return np.frombuffer(b"".join(parts) or b"\0", np.uint8), moved
 
 
 def _names(names: Sequence[str]) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from loom.artifact import Artifact, Input, Output, atomic_write, commit, digest_json, discard, finished
+from loom.artifact import (
+    Artifact,
+    Input,
+    Output,
+    atomic_write,
+    commit,
+    digest_json,
+    discard,
+    finished,
+    since_start,
+)
 from loom.corpus import attributes, documents
 from loom.corpus.dedupe import exact
 from loom.corpus.documents import Batch, as_rows, find_files, write_lines
@@ -57,7 +68,7 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
     if (before := finished(root, "attributes", plain, inputs)) is not None:
         return before
     discard(root)
-    settings = {"dedupe": to_plain(rules), "compat": compat}
+    settings = {"dedupe": to_plain(rules), "compat": compat, "since": _since(engine)}
     tasks = [
         Task((item,), (f"{WORK}/{index:06d}.prints",), {"path": str(path)})
         for index, (item, path) in enumerate(zip(inputs, files, strict=True))
@@ -71,7 +82,10 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
         )
     before_it = _filter_at_the_start(chosen.bloom_filter, root, [plain, [item.digest for item in inputs]])
     judged = _consume(chosen, printed, before_it, root, engine)
-    done = _write(chosen, compat, files, places, printed, judged, root, engine)
+    with ThreadPoolExecutor(1) as beside:
+        kept = beside.submit(_keep, chosen.bloom_filter, root)
+        done = _write(chosen, compat, files, places, printed, judged, root, engine)
+        kept.result()
     artifact = commit(
         root,
         "attributes",
@@ -82,8 +96,8 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
         started=started,
     )
     clear_receipts(root)
-    for path in (root / WORK).iterdir():
-        path.unlink()
+    with ThreadPoolExecutor(engine.workers) as pool:
+        list(pool.map(Path.unlink, (root / WORK).iterdir()))
     (root / WORK).rmdir()
     return artifact
 
@@ -148,7 +162,7 @@ def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     held = {name: np.concatenate(parts) for name, parts in made.items()}
     for name, sizes in (("firsts", "per_row"), ("id_offsets", "id_sizes")):
         held[name] = np.concatenate([[0], np.cumsum(held.pop(sizes))]).astype(np.int64)
-    exact.save(out / task.outputs[0], **held)
+    exact.save(out / task.outputs[0], durable=not settings["since"], **held)
     return Done({task.outputs[0]: rows}, {"documents": rows, "keyed": keyed})
 
 
@@ -236,7 +250,6 @@ def _consume(
 ) -> list[Finished]:
     bloom = chosen.bloom_filter
     keyed = chosen.dedupe.documents is not None
-    held = Path(bloom.file)
     inputs = [Input(item.path, item.digest) for done in printed for item in done.outputs]
     inputs += before_it
     partitions = partitions_for(filter_size(bloom))
@@ -252,14 +265,26 @@ def _consume(
     settings = {"bloom": to_plain(bloom), "documents": keyed}
     memory = filter_size(bloom) // partitions
     operation = Operation("dolma bloom", 4, _consume_task, settings, threads=True, memory=memory)
-    judged = engine.run(operation, tasks, root, "filter")
-    if keep:
-        with atomic_write(held) as stream:
-            stream.write(MAGIC + hash_functions(bloom).to_bytes(8, "little"))
-            for p in range(partitions):
-                with open(root / WORK / f"filter-{p:04d}", "rb") as source:
-                    shutil.copyfileobj(source, stream, 1 << 22)
-    return judged
+    return engine.run(operation, tasks, root, "filter")
+
+
+def _keep(bloom: config.Bloom, root: Path) -> None:
+    """Write the filter's file, if it is to be kept, from its parts."""
+    if not bloom.file or bloom.read_only:
+        return
+    with atomic_write(Path(bloom.file)) as stream:
+        stream.write(MAGIC + hash_functions(bloom).to_bytes(8, "little"))
+        for p in range(partitions_for(filter_size(bloom))):
+            with open(root / WORK / f"filter-{p:04d}", "rb") as source:
+                shutil.copyfileobj(source, stream, 1 << 22)
+
+
+def _since(engine: Engine) -> str:
+    """What vouches for fingerprints that were not flushed to disk, where they are all of this machine.
+
+    Made again they are what they were. What the filter said is flushed: asked again, it would know its entries.
+    """
+    return since_start() if isinstance(engine, LocalEngine) else ""
 
 
 def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:

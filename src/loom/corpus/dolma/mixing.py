@@ -291,8 +291,6 @@ def _mix_blocks(
     mixing: Mixing, document: str, attributes: Sequence[str], stream: IO[bytes], counters: dict[str, int]
 ) -> None:
     """Write what is left of a file's rows, by columns where a block of lines allows it."""
-    from loom.corpus.kernels.mixing import trimmed
-
     block_of = columns.Columns(mixing.stream)
     place, first = Path(document).name, 1
     for block, lines in columns.blocks(Path(document), attributes):
@@ -314,17 +312,17 @@ def _mix_blocks(
         for row, (text, spans) in left.items():
             if kept[row]:
                 edited, differs = mixing.replaced(text, spans)
-                patches[row] = edited.encode()
+                patches[row] = columns.inside(edited)
                 counters["unlike_dolma"] += differs
         data, offsets = columns.patched(data, offsets, patches)
-        short = kept & (trimmed(data, offsets) < (mixing.stream.output.min_text_length or 0))
-        counters["too_short"] += int(short.sum())
-        kept &= ~short
-        block_of.extra += 6 * sum(map(len, patches.values()))
-        metadata = block_of.provenance(place, first, kept.tolist())
+        if mixing.stream.output.min_text_length:
+            short = kept & (columns.trimmed(data, offsets) < mixing.stream.output.min_text_length)
+            counters["too_short"] += int(short.sum())
+            kept &= ~short
+        metadata = block_of.provenance(place, first, kept)
         stream.write(block_of.written(kept, data, offsets, metadata))
         counters["documents_out"] += int(kept.sum())
-        first += block.count(b"\n")
+        first += count
 
 
 def joined(document: Path, attributes: Sequence[str], lenient: bool) -> Iterator[dict[str, Any]]:

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from loom.corpus.kernels.attribute_lines import _copy, _quoted
+from loom.corpus.kernels.attribute_lines import _copy, _integer, _quoted
 from loom.corpus.kernels.characters import ascii_space, wide_space
-from loom.corpus.kernels.json_lines import ABSENT, _blank, _field, _string, _unescape, _value
+from loom.corpus.kernels.json_lines import (
+    ABSENT,
+    METADATA,
+    UNUSUAL,
+    _blank,
+    _field,
+    _string,
+    _unescape,
+    _value,
+)
+from loom.corpus.kernels.vectors import (
+    BACKSLASH,
+    LEAD,
+    NONE,
+    ONE,
+    WIDE,
+    bits_set,
+    copied,
+    escaped,
+    nth_bit,
+)
 from loom.native import kernel
 
 ID, ATTRIBUTES = 0, 1
+TEXT = 1  # among the fields of a document
+MOST_MEMBERS = 32
+PROVENANCE = np.frombuffer(b"provenance", np.uint8)
 
 
 @kernel
@@ -76,7 +99,7 @@ def attribute_rows(data, starts, kinds, names, name_starts, keys, key_starts):  
             return out, False
         if head[ID, 0] < 0 or head[ATTRIBUTES, 0] < 0 or data[head[ID, 0]] != 34:
             return out, False
-        out[row, 0] = head[ID]
+        out[row, 0, 0], out[row, 0, 1] = head[ID, 0], head[ID, 1]
         low, high = head[ATTRIBUTES, 0], head[ATTRIBUTES, 1]
         if not members(data, low, high, kinds, keys, key_starts, out[row, 1:]):
             return out, False
@@ -170,40 +193,205 @@ def same_ids(data, where, other, others):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def replaced(data, offsets, firsts, starts, ends, which, pieces, piece_starts):  # type: ignore[no-untyped-def]
-    """Texts with spans replaced, as (bytes, offsets): row i has spans firsts[i] to firsts[i + 1], disjoint.
+def _behind(data, at, high, points):  # type: ignore[no-untyped-def]
+    """The place in a JSON string behind so many code points from `at` on, at most `high`; no \\u is in it."""
+    if points == 0:
+        return at
+    before = NONE
+    while at < high:
+        if at + WIDE > data.size:
+            while points and at < high:
+                at += 2 if data[at] == 92 else 1
+                while at < high and data[at] & 0xC0 == 0x80:
+                    at += 1
+                points -= 1
+            return at
+        starts = LEAD(data, at)
+        backslashes = BACKSLASH(data, at)
+        if backslashes | before != NONE:
+            inside, before = escaped(backslashes, before)
+            starts &= ~inside
+        if high - at < WIDE:
+            starts &= (ONE << np.uint64(high - at)) - ONE
+        count = bits_set(starts)
+        if count > points:
+            return at + nth_bit(starts, points)
+        points -= count
+        at += WIDE
+    return high
 
-    `which[k]` is the replacement of span k among `pieces`; places are code points.
+
+@kernel
+def edited(data, where, firsts, starts, ends, which, pieces, piece_starts):  # type: ignore[no-untyped-def]
+    """Texts with spans replaced, as inside JSON strings: (bytes, offsets, which rows are left, as nothing).
+
+    `where` is int64[n, 3] as `json_lines.rows` has it; row i has spans firsts[i] to firsts[i + 1], by code
+    points; `which[k]` is the replacement of span k among `pieces`, as inside JSON strings too. A row is left
+    where its escapes are not orjson's, or its spans overlap, are empty or begin behind its end.
     """
-    count = offsets.size - 1
-    size = offsets[count] - offsets[0]
+    count = where.shape[0]
+    size = WIDE
+    for row in range(count):
+        size += where[row, 1] - where[row, 0]
     for k in range(which.size):
         size += piece_starts[which[k] + 1] - piece_starts[which[k]]
     out = np.empty(size, np.uint8)
-    out_offsets = np.zeros(count + 1, np.int64)
-    end = 0
+    offsets = np.zeros(count + 1, np.int64)
+    left = np.zeros(count, np.bool_)
+    size = 0
     for row in range(count):
-        at, high = offsets[row], offsets[row + 1]
+        at, high = where[row, 0], where[row, 1]
+        begin, before = size, 0
+        usual = not where[row, 2] & UNUSUAL
         position = 0
         for k in range(firsts[row], firsts[row + 1]):
-            low = at
-            while position < starts[k] and at < high:
-                at += 1
-                while at < high and data[at] & 0xC0 == 0x80:
-                    at += 1
-                position += 1
-            out[end : end + at - low] = data[low:at]
-            end += at - low
-            while position < ends[k] and at < high:
-                at += 1
-                while at < high and data[at] & 0xC0 == 0x80:
-                    at += 1
-                position += 1
-            end = _copy(out, end, pieces, piece_starts[which[k]], piece_starts[which[k] + 1])
-        out[end : end + high - at] = data[at:high]
-        end += high - at
-        out_offsets[row + 1] = end
-    return out[:end], out_offsets
+            place = _behind(data, at, high, starts[k] - position) if starts[k] >= before else high
+            if not usual or place >= high or starts[k] >= ends[k]:
+                usual = False
+                break
+            size = copied(out, size, data, at, place)
+            size = copied(out, size, pieces, piece_starts[which[k]], piece_starts[which[k] + 1])
+            at = _behind(data, place, high, ends[k] - starts[k])
+            position = before = ends[k]
+        if usual:
+            size = copied(out, size, data, at, high)
+        else:
+            left[row] = True
+            size = begin
+        offsets[row + 1] = size
+    return out[:size], offsets, left
+
+
+@kernel
+def provenance(data, where, kinds, place, first, kept):  # type: ignore[no-untyped-def]
+    """The metadata of every kept row with where it stood, sorted, as orjson writes it.
+
+    Returns (bytes, offsets, which rows are left, as nothing). `where` int64[n, 3] are the metadata's places;
+    a row is left unless it has none, or a flat object of at most 32 strings, small whole numbers, true, false
+    and null, under names without escapes, none twice and none of them "provenance".
+    """
+    count = where.shape[0]
+    size = WIDE
+    for row in range(count):
+        size += place.size + 48
+        if where[row, 0] >= 0:
+            size += where[row, 1] - where[row, 0]
+    out = np.empty(size, np.uint8)
+    offsets = np.zeros(count + 1, np.int64)
+    left = np.zeros(count, np.bool_)
+    members = np.empty((MOST_MEMBERS, 4), np.int64)
+    size = 0
+    for row in range(count):
+        if kept[row]:
+            number = 0
+            if where[row, 0] >= 0:
+                number = _flat(data, where[row, 0], where[row, 1], kinds, members)
+            before = number  # of the members, how many come before "provenance"
+            for k in range(number - 1, -1, -1):
+                order = _compared(data, members[k, 0], members[k, 1], PROVENANCE, 0, PROVENANCE.size)
+                if order == 0 or (
+                    k
+                    and not _compared(
+                        data, members[k - 1, 0], members[k - 1, 1], data, members[k, 0], members[k, 1]
+                    )
+                ):
+                    number = -1
+                    break
+                if order > 0:
+                    before = k
+            left[row] = number < 0
+            if number >= 0:
+                out[size] = 123
+                size += 1
+                for k in range(number + 1):
+                    if k:
+                        out[size] = 44
+                        size += 1
+                    if k == before:
+                        out[size] = 34
+                        size = copied(out, size + 1, PROVENANCE, 0, PROVENANCE.size)
+                        out[size], out[size + 1], out[size + 2] = 34, 58, 34
+                        size = copied(out, size + 3, place, 0, place.size)
+                        out[size] = 58
+                        size = _integer(out, size + 1, first + row)
+                        out[size] = 34
+                        size += 1
+                    if k < number:
+                        if k == before:
+                            out[size] = 44
+                            size += 1
+                        size = copied(out, size, data, members[k, 0] - 1, members[k, 1] + 1)
+                        out[size] = 58
+                        size = copied(out, size + 1, data, members[k, 2], members[k, 3])
+                out[size] = 125
+                size += 1
+        offsets[row + 1] = size
+    return out[:size], offsets, left
+
+
+@kernel
+def _compared(one, low, high, other, start, end):  # type: ignore[no-untyped-def]
+    """Below, above or equal to 0 as bytes of one sort before, behind or like those of the other."""
+    for k in range(min(high - low, end - start)):
+        if one[low + k] != other[start + k]:
+            return np.int64(one[low + k]) - np.int64(other[start + k])
+    return (high - low) - (end - start)
+
+
+@kernel
+def _flat(data, low, high, kinds, members):  # type: ignore[no-untyped-def]
+    """Fill `members` (name's start and end, value's start and end), sorted by name; their number or -1."""
+    at = _skip(data, low, high)
+    if at >= high or data[at] != 123:
+        return -1
+    at = _skip(data, at + 1, high)
+    number = 0
+    if at < high and data[at] == 125:
+        return 0
+    while at < high and number < MOST_MEMBERS:
+        if data[at] != 34:
+            return -1
+        name = at + 1
+        end, escapes = _string(data, name, high, kinds)
+        if end < 0 or escapes:
+            return -1
+        at = _skip(data, end + 1, high)
+        if at >= high or data[at] != 58:
+            return -1
+        at = _skip(data, at + 1, high)
+        if at >= high:
+            return -1
+        start = at
+        if data[at] == 34:
+            at, escapes = _string(data, at + 1, high, kinds)
+            if at < 0 or escapes & UNUSUAL:
+                return -1
+            at += 1
+        elif data[at] == 123 or data[at] == 91 or data[at] == 45:
+            return -1
+        else:
+            at = _value(data, at, high, kinds)
+            if at < 0:
+                return -1
+            for k in range(start, at):
+                if data[k] == 46:
+                    return -1
+        k = number
+        while k and _compared(data, name, end, data, members[k - 1, 0], members[k - 1, 1]) < 0:
+            for part in range(4):
+                members[k, part] = members[k - 1, part]
+            k -= 1
+        members[k, 0], members[k, 1], members[k, 2], members[k, 3] = name, end, start, at
+        number += 1
+        at = _skip(data, at, high)
+        if at >= high:
+            return -1
+        if data[at] == 125:
+            return number
+        if data[at] != 44:
+            return -1
+        at = _skip(data, at + 1, high)
+    return -1
 
 
 @kernel
@@ -237,13 +425,17 @@ def trimmed(data, offsets):  # type: ignore[no-untyped-def]
 
 @kernel
 def documents(  # type: ignore[no-untyped-def]
-    data, where, kept, order, names, name_starts, text, text_offsets, metadata, metadata_offsets, extra
+    data, where, kept, order, names, name_starts, text, text_offsets, metadata, metadata_offsets
 ):
-    """The kept rows as JSON lines, their fields in `order`; text and metadata come from columns of their own.
-
-    `extra` are the bytes that the columns may have more than the lines they come from.
-    """
-    out = np.empty(data.size + extra + where.shape[0] * 96 + metadata.size, np.uint8)
+    """The kept rows as JSON lines, their fields in `order`; text, as inside a JSON string, and metadata come
+    from columns of their own."""
+    size = WIDE + text.size + metadata.size
+    for row in range(where.shape[0]):
+        size += 256
+        for field in order:
+            if where[row, field, 0] >= 0 and field != TEXT and field != METADATA:
+                size += 6 * (where[row, field, 1] - where[row, field, 0])
+    out = np.empty(size, np.uint8)
     scratch = np.empty(1024, np.uint8)
     at = 0
     for row in range(where.shape[0]):
@@ -254,7 +446,7 @@ def documents(  # type: ignore[no-untyped-def]
         some = False
         for field in order:
             low, high = where[row, field, 0], where[row, field, 1]
-            if low < 0 and field != 6:
+            if low < 0 and field != METADATA:
                 continue
             if some:
                 out[at] = 44
@@ -264,17 +456,18 @@ def documents(  # type: ignore[no-untyped-def]
             at = _copy(out, at + 1, names, name_starts[field], name_starts[field + 1])
             out[at], out[at + 1] = 34, 58
             at += 2
-            if field == 1:
-                at = _quoted(out, at, text, text_offsets[row], text_offsets[row + 1])
-            elif field == 6:
-                at = _copy(out, at, metadata, metadata_offsets[row], metadata_offsets[row + 1])
-            elif where[row, field, 2]:
+            if field == METADATA:
+                at = copied(out, at, metadata, metadata_offsets[row], metadata_offsets[row + 1])
+            elif field != TEXT and where[row, field, 2] & UNUSUAL:
                 if high - low > scratch.size:
                     scratch = np.empty(2 * (high - low), np.uint8)
                 at = _quoted(out, at, scratch, 0, _unescape(data, low, high, scratch, 0))
             else:
                 out[at] = 34
-                at = _copy(out, at + 1, data, low, high)
+                if field == TEXT:
+                    at = copied(out, at + 1, text, text_offsets[row], text_offsets[row + 1])
+                else:
+                    at = copied(out, at + 1, data, low, high)
                 out[at] = 34
                 at += 1
         out[at], out[at + 1] = 125, 10
