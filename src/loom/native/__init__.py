@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-FORMAT = 1  # of what is kept; another number makes every kernel anew
+FORMAT = 2  # of what is kept; another number makes every kernel anew
 MAGIC = b"loom kernel\n"
 SYMBOL = "loom_kernel"
 

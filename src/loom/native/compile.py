@@ -42,6 +42,7 @@ from numba.core import types  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 from numba.np.numpy_support import as_dtype, from_dtype  # noqa: E402
 
+INLINING = 3000  # LLVM's measure of how large a function may be to be put in place of its call; it has 225
 HEADER = 64  # bytes in front of an allocation's data: Numba's record of it
 # What machine code may call: the C library and the mathematics in it.
 ALLOWED = frozenset(
@@ -128,40 +129,45 @@ def machine_code(item: Kernel, key: tuple[Any, ...]) -> tuple[bytes, bool, Any] 
     if returns is _UNKNOWN:
         return None
     try:
-        code = _standing_alone(overload.library.get_llvm_str(), overload.fndesc.llvm_func_name)
+        module = _standing_alone(overload.library.get_llvm_str(), overload.fndesc.llvm_func_name)
     except RuntimeError:  # LLVM's: text that it cannot read, symbols that are not there
         return None
-    if code is None:
+    if module is None:
         return None
-    shared = _linked(code)
-    return (code, False, returns) if shared is None else (shared, True, returns)
+    shared = _linked(_target(module.triple, "small").emit_object(module))
+    if shared is None:
+        return _target(module.triple, "jitdefault").emit_object(module), False, returns
+    return shared, True, returns
 
 
-def _standing_alone(text: str, entry: str) -> bytes | None:
-    """An object file of a module in LLVM's language with its function `entry` as `SYMBOL` and an allocator.
+def _target(triple: str, model: str) -> Any:
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel=model,
+    )
 
-    None where it calls more than the C library.
+
+def _standing_alone(text: str, entry: str) -> Any:
+    """A module in LLVM's language with its function `entry` as `SYMBOL`, and an allocator.
+
+    None where it calls more than the C library. What it calls of its own is put in place of the call wherever
+    that is not huge: an array is seven arguments, and a call in an inner loop costs more than what it does.
     """
     module = llvm.parse_assembly(text)
     module.link_in(llvm.parse_assembly(_memory_ir(module.triple)))
     for function in module.functions:
         if not function.is_declaration:
             function.linkage = "external" if function.name == entry else "internal"
-    target = llvm.Target.from_triple(module.triple).create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=3,
-        reloc="pic",
-    )
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_global_dead_code_eliminate_pass()
-    passes.run(module, llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(3)))
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    tuning.inlining_threshold = INLINING
+    builder = llvm.create_pass_builder(_target(module.triple, "small"), tuning)
+    builder.getModulePassManager().run(module, builder)
     module.get_function(entry).name = SYMBOL
     needed = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
-    if not needed <= ALLOWED:
-        return None
-    code: bytes = target.emit_object(module)
-    return code
+    return module if needed <= ALLOWED else None
 
 
 def _memory_ir(triple: str) -> str:

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from loom.corpus.kernels.vectors import LEAD, WIDE, bits_set
 from loom.native import kernel
 
 Bytes = npt.NDArray[np.uint8]
@@ -20,9 +21,9 @@ LETTERS_END = 0x40000  # the planes from here on hold no letters and no digits
 @cache
 def character_table() -> Bytes:
     """One byte a code point, from this Python's Unicode: bits ALPHA (`str.isalpha`), DECIMAL (`\\d`)."""
-    every = list(map(chr, range(LETTERS_END)))
-    alpha = np.frombuffer(bytes(map(str.isalpha, every)), np.uint8)
-    decimal = np.frombuffer(bytes(map(str.isdecimal, every)), np.uint8)
+    every = np.arange(LETTERS_END, dtype=np.uint32).view("U1")  # numpy asks Python of each
+    alpha = np.strings.isalpha(every).view(np.uint8)
+    decimal = np.strings.isdecimal(every).view(np.uint8)
     table: Bytes = np.zeros(0x110000, np.uint8)
     table[:LETTERS_END] = alpha * ALPHA + decimal * DECIMAL
     return table
@@ -88,7 +89,12 @@ def lengths(data, offsets):  # type: ignore[no-untyped-def]
     out = np.empty(offsets.size - 1, np.int64)
     for row in range(out.size):
         count = 0
-        for at in range(offsets[row], offsets[row + 1]):
+        at, high = offsets[row], offsets[row + 1]
+        while at + WIDE <= high:
+            count += bits_set(LEAD(data, at))
+            at += WIDE
+        while at < high:
             count += (data[at] & 0xC0) != 0x80
+            at += 1
         out[row] = count
     return out

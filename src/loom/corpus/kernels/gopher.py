@@ -2,15 +2,21 @@
 
 Words are numbered, n-grams are numbered from the number of their first n-1 words and their last word, and
 only n-grams whose two (n-1)-grams both occur twice can occur twice themselves: after trigrams almost
-nothing is left to count. No hash decides equality.
+nothing is left to count. No hash decides equality. What is asked of a word (letters, symbols, its length) is
+asked of each distinct one once. Tables are not emptied between documents: entries carry a number that tells
+whose they are.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from loom.corpus.kernels.characters import ALPHA, ascii_space, code_point, wide_space
-from loom.corpus.kernels.interning import PRIME, SEED, intern, slot_of, table_bits
+from loom.corpus.kernels.characters import ALPHA, code_point
+from loom.corpus.kernels.interning import number_of, slot_of, table_bits
+from loom.corpus.kernels.vectors import word
+from loom.corpus.kernels.words import characters as characters_of
+from loom.corpus.kernels.words import count as count_words
+from loom.corpus.kernels.words import newline, spans
 from loom.native import kernel
 
 COMMON = (2, 3, 4)
@@ -30,58 +36,44 @@ KEYS = (
     "fraction_of_characters_in_duplicate_lines",
 )
 SHORT_WORD = 256  # lengths below this are counted, not sorted
+REQUIRED = ("be", "to", "of", "the", "and", "that", "have", "with")
+REQUIRED_WORDS = np.array([int.from_bytes(name.encode(), "little") for name in REQUIRED], np.uint64)
+HAS_ALPHA, HAS_SYMBOL, IS_REQUIRED = 1, 2, 4
 
 
 @kernel
-def _required(data, start, size):  # type: ignore[no-untyped-def]
-    """the, be, to, of, and, that, have, with."""
-    a = data[start]
-    if size == 2:
-        b = data[start + 1]
-        return (a == 98 and b == 101) or (a == 116 and b == 111) or (a == 111 and b == 102)
-    if size == 3:
-        b, c = data[start + 1], data[start + 2]
-        return (a == 116 and b == 104 and c == 101) or (a == 97 and b == 110 and c == 100)
-    if size == 4:
-        b, c, d = data[start + 1], data[start + 2], data[start + 3]
-        return (
-            (a == 116 and b == 104 and c == 97 and d == 116)
-            or (a == 104 and b == 97 and c == 118 and d == 101)
-            or (a == 119 and b == 105 and c == 116 and d == 104)
-        )
-    return False
-
-
-@kernel
-def _count_words(data, low, high):  # type: ignore[no-untyped-def]
-    """At most this many words: transitions from an ASCII space, plus every wide space."""
-    count = 1
-    previous = True
-    for at in range(low, high):
+def _facts(data, low, high, table):  # type: ignore[no-untyped-def]
+    """Of a word: (HAS_ALPHA, HAS_SYMBOL and IS_REQUIRED as bits, code points)."""
+    facts = length = 0
+    at = low
+    while at < high:
         byte = data[at]
-        space = ascii_space(byte) if byte < 0x80 else False
-        if byte >= 0xC2 and byte < 0xE4:  # leads of wide spaces lie here
-            count += 1
-        if previous and not space:
-            count += 1
-        previous = space
-    return count
+        length += 1
+        if byte < 0x80:
+            if 97 <= byte | 32 <= 122:
+                facts |= HAS_ALPHA
+            elif byte == 35:
+                facts |= HAS_SYMBOL
+            at += 1
+            continue
+        if table[code_point(data, at)] & ALPHA:
+            facts |= HAS_ALPHA
+        if byte == 0xE2 and data[at + 1] == 0x80 and data[at + 2] == 0xA6:
+            facts |= HAS_SYMBOL
+        at += 2 if byte < 0xE0 else (3 if byte < 0xF0 else 4)
+    if 2 <= high - low <= 4 and data[high - 1] != 0:
+        name = word(data, low, high)
+        for required in REQUIRED_WORDS:
+            if name == required:
+                facts |= IS_REQUIRED
+    return facts, length
 
 
 @kernel
-def _median(lens, words, histogram):  # type: ignore[no-untyped-def]
-    histogram[:] = 0
-    long = 0
-    for k in range(words):
-        if lens[k] < SHORT_WORD:
-            histogram[lens[k]] += 1
-        else:
-            long += 1
+def _median(sums, words, histogram):  # type: ignore[no-untyped-def]
+    """The median of the words' lengths; `histogram` counts those below SHORT_WORD."""
     upper = words // 2
     lower = upper if words % 2 else upper - 1
-    if words - long <= upper:
-        ordered = np.sort(lens[:words])
-        return (np.float64(ordered[lower]) + np.float64(ordered[upper])) / 2.0
     seen = 0
     first = -1
     for length in range(SHORT_WORD):
@@ -90,209 +82,168 @@ def _median(lens, words, histogram):  # type: ignore[no-untyped-def]
             first = length
         if seen > upper:
             return (np.float64(first) + np.float64(length)) / 2.0
-    return 0.0
+    ordered = np.empty(words, np.int64)
+    for k in range(words):
+        ordered[k] = sums[k + 1] - sums[k]
+    ordered.sort()
+    return (np.float64(ordered[lower]) + np.float64(ordered[upper])) / 2.0
 
 
 @kernel
-def _ngrams(words, word_ids, word_counts, sums, characters, out, prev, table, keys, counts):  # type: ignore[no-untyped-def]
-    """Fill out[0:9]; `sums` are prefix sums of word lengths, `prev` is scratch, one entry a word."""
+def _ngrams(words, ids, counts, sums, characters, out, numbers, places, table, stamp):  # type: ignore[no-untyped-def]
+    """Fill out[0:9]; `sums` are prefix sums of word lengths. Returns the last stamp used.
+
+    An entry of `table`, uint64[slots, 2], is a key and stamp << 32 | count; an n-gram's number is its slot.
+    `numbers` and `places` hold the (n-1)-grams that occur twice, in the order of the text.
+    """
+    alive = 0
     for k in range(words):
-        prev[k] = word_ids[k] if word_counts[word_ids[k]] > 1 else -1
-    alive = True
+        if counts[ids[k]] > 1:
+            numbers[alive] = ids[k]
+            places[alive] = k
+            alive += 1
     for n in range(2, 11):
         positions = words - n + 1
         if positions <= 0:
             break
-        candidates = 0
-        if alive:
-            for k in range(positions):
-                if prev[k] >= 0 and prev[k + 1] >= 0:
-                    candidates += 1
         best_count, best_at = 1, 0
         repeated = 0
-        if candidates == 0:
-            alive = False
-        else:
-            bits = table_bits(candidates)
-            mask = (1 << bits) - 1
+        if alive:
+            stamp += np.uint64(1)
+            bits = table_bits(alive * 5 // 8)  # most n-grams recur, so that it is never near full
             shift = np.uint64(64 - bits)
-            table[: mask + 1] = 0
-            known = 0
-            for k in range(positions):
-                if prev[k] < 0 or prev[k + 1] < 0:
-                    prev[k] = -1
+            mask = (1 << bits) - 1
+            candidates = 0
+            for j in range(alive - 1):
+                k = int(places[j])
+                if places[j + 1] != k + 1:
                     continue
-                key = np.uint64(prev[k]) << np.uint64(32) | np.uint64(word_ids[k + n - 1])
+                key = np.uint64(numbers[j]) << np.uint64(32) | np.uint64(ids[k + n - 1])
                 slot = slot_of(key, shift)
                 while True:
-                    entry = table[slot]
-                    if entry == 0:
-                        table[slot] = known + 1
-                        keys[known] = key
-                        counts[known] = 1
-                        prev[k] = known
-                        known += 1
+                    value = table[slot, 1]
+                    if value >> np.uint64(32) != stamp:
+                        table[slot, 0] = key
+                        table[slot, 1] = stamp << np.uint64(32) | np.uint64(1)
                         break
-                    if keys[entry - 1] == key:
-                        counts[entry - 1] += 1
-                        prev[k] = entry - 1
+                    if table[slot, 0] == key:
+                        table[slot, 1] = value + np.uint64(1)
                         break
                     slot = (slot + 1) & mask
-            prev[positions] = -1
-            for k in range(positions):  # in order of the text: the first of equals wins, as in Counter
-                number = prev[k]
-                if number < 0:
+                places[candidates] = k
+                numbers[candidates] = slot
+                candidates += 1
+            alive = 0
+            for j in range(candidates):  # in order of the text: the first of equals wins, as in Counter
+                found = int(table[numbers[j], 1] & np.uint64(0xFFFFFFFF))
+                if found == 1:
                     continue
-                if counts[number] > best_count:
-                    best_count, best_at = counts[number], k
-                if counts[number] > 1:
-                    repeated += sums[k + n] - sums[k]
-                else:
-                    prev[k] = -1
+                k = int(places[j])
+                if found > best_count:
+                    best_count, best_at = found, k
+                repeated += sums[k + n] - sums[k]
+                places[alive] = k
+                numbers[alive] = numbers[j]
+                alive += 1
         if n <= 4:
             chars = sums[best_at + n] - sums[best_at]
             out[n - 2] = best_count * chars / max(characters, 1)
         else:
-            total = 0
-            for k in range(positions):
-                total += sums[k + n] - sums[k]
+            total = 0  # of sums[k + n] - sums[k]: all but the outermost cancel
+            for k in range(max(n, positions), words + 1):
+                total += sums[k]
+            for k in range(min(n, positions)):
+                total -= sums[k]
             out[n - 2] = repeated / max(total, 1)
+    return stamp
 
 
 @kernel
 def gopher(data, offsets, characters, merge_newlines):  # type: ignore[no-untyped-def]
     """Every statistic of `KEYS` for every document: float64[n, 19], NaN where Dolma writes no key.
 
-    `merge_newlines` is gopher_v2 (lines are split at runs of newlines), else gopher_v1.
+    `merge_newlines` is gopher_v2 (lines are split at runs of newlines), else gopher_v1. `characters` is
+    `character_table()`.
     """
     documents = offsets.size - 1
     out = np.full((documents, 19), np.nan)
-    capacity = 1 << 12
-    starts = np.empty(capacity, np.int64)
-    ends = np.empty(capacity, np.int64)
-    hashes = np.empty(capacity, np.uint64)
-    ids = np.empty(capacity, np.int32)
-    lens = np.empty(capacity, np.int32)
-    counts = np.empty(capacity, np.int32)
-    sums = np.empty(capacity + 1, np.int64)
-    prev = np.empty(capacity + 1, np.int32)
-    keys = np.empty(capacity, np.uint64)
-    gram_counts = np.empty(capacity, np.int32)
-    table = np.empty(4 * capacity, np.int32)
+    capacity = 0
+    held = np.empty(64, np.uint8)
     histogram = np.zeros(SHORT_WORD, np.int64)
+    stamp = np.uint64(0)
     for row in range(documents):
         low, high = offsets[row], offsets[row + 1]
         values = out[row]
         if high == low:
             values[9:] = 0.0
             continue
+        words, code_points = count_words(data, low, high, held)
         lines = 1
-        for at in range(low, high):
-            lines += data[at] == 10
-        needed = lines
-        if (high - low) // 2 + 2 > capacity:
-            needed = max(needed, _count_words(data, low, high) + 2)
-        else:
-            needed = max(needed, (high - low) // 2 + 2)
-        if needed > capacity:
-            capacity = needed + needed // 4
-            starts = np.empty(capacity, np.int64)
-            ends = np.empty(capacity, np.int64)
-            hashes = np.empty(capacity, np.uint64)
-            ids = np.empty(capacity, np.int32)
-            lens = np.empty(capacity, np.int32)
-            counts = np.empty(capacity, np.int32)
-            sums = np.empty(capacity + 1, np.int64)
-            prev = np.empty(capacity + 1, np.int32)
-            keys = np.empty(capacity, np.uint64)
-            gram_counts = np.empty(capacity, np.int32)
-            table = np.empty(4 * capacity + 32, np.int32)
-
-        # Words: a first pass finds them, and interns each.
-        bits = table_bits(needed)
-        table[: 1 << bits] = 0
-        words = known = 0
-        symbols = with_alpha = required = total = 0
-        code_points = 0
-        sums[0] = 0
-        at = low
+        at = newline(data, low, high)
         while at < high:
-            byte = data[at]
-            if byte < 0x80:
-                if ascii_space(byte):
-                    at += 1
-                    code_points += 1
-                    continue
-            elif wide_space(data, at):
-                at += 2 if byte < 0xE0 else 3
-                code_points += 1
-                continue
-            start = at
-            hashed = SEED
-            length = 0
-            has_alpha = has_symbol = False
-            while at < high:
-                byte = data[at]
-                if byte < 0x80:
-                    if ascii_space(byte):
-                        break
-                    lower = byte | 32
-                    has_alpha |= 97 <= lower <= 122
-                    has_symbol |= byte == 35
-                    hashed = (hashed ^ np.uint64(byte)) * PRIME
-                    at += 1
-                else:
-                    if wide_space(data, at):
-                        break
-                    size = 2 if byte < 0xE0 else (3 if byte < 0xF0 else 4)
-                    if not has_alpha:
-                        has_alpha = characters[code_point(data, at)] & ALPHA != 0
-                    has_symbol |= byte == 0xE2 and data[at + 1] == 0x80 and data[at + 2] == 0xA6
-                    for k in range(size):
-                        hashed = (hashed ^ np.uint64(data[at + k])) * PRIME
-                    at += size
-                length += 1
-            number = intern(data, start, at, hashed, table, bits, starts, ends, hashes, known)
+            lines += 1
+            at = newline(data, at + 1, high)
+        if capacity < max(words, lines) + 1:
+            capacity = max(words, lines) + max(words, lines) // 4 + 1024
+            starts = np.empty(capacity, np.int32)
+            ends = np.empty(capacity, np.int32)
+            ids = np.empty(capacity, np.int32)
+            firsts = np.empty(capacity, np.int32)
+            sizes = np.empty(capacity, np.int32)
+            counts = np.empty(capacity, np.int32)
+            facts = np.empty(capacity, np.uint8)
+            lengths = np.empty(capacity, np.int32)
+            places = np.empty(capacity, np.int32)
+            numbers = np.empty(capacity, np.int32)
+            sums = np.empty(capacity + 1, np.int64)
+            table = np.zeros((1 << table_bits(capacity), 2), np.uint64)
+            stamp = np.uint64(0)
+
+        # Words.
+        spans(data, low, high, held, starts, ends)
+        stamp += np.uint64(1)
+        bits = table_bits(words * 5 // 8)
+        known = total = 0
+        histogram[:] = 0
+        sums[0] = 0
+        for k in range(words):
+            number = number_of(data, low, starts[k], ends[k], table, bits, stamp, firsts, sizes, known)
             if number == known:
+                fact, length = _facts(data, low + starts[k], low + ends[k], characters)
+                facts[known], lengths[known] = fact, length
                 counts[known] = 0
                 known += 1
             counts[number] += 1
-            ids[words] = number
-            lens[words] = length
+            ids[k] = number
+            length = int(lengths[number])
             total += length
-            code_points += length
-            words += 1
-            sums[words] = total
-            with_alpha += has_alpha
-            symbols += has_symbol
-            if at - start <= 4 and at - start >= 2:
-                required += _required(data, start, at - start)
+            sums[k + 1] = total
+            if length < SHORT_WORD:
+                histogram[length] += 1
+        symbols = with_alpha = required = 0
+        for number in range(known):
+            with_alpha += counts[number] if facts[number] & HAS_ALPHA else 0
+            symbols += counts[number] if facts[number] & HAS_SYMBOL else 0
+            required += counts[number] if facts[number] & IS_REQUIRED else 0
         values[9] = code_points
         values[10] = words
-        values[11] = _median(lens, words, histogram) if words else 0.0
+        values[11] = _median(sums, words, histogram) if words else 0.0
         values[12] = symbols / max(words, 1)
         values[13] = with_alpha / max(words, 1)
         values[14] = required
-        _ngrams(words, ids, counts, sums, total, values, prev, table, keys, gram_counts)
+        stamp = _ngrams(words, ids, counts, sums, total, values, numbers, places, table, stamp)
 
-        # Lines, numbered in the same tables.
+        # Lines, numbered in the same table.
+        stamp += np.uint64(1)
         bits = table_bits(lines)
-        table[: 1 << bits] = 0
         known = count = bullets = ellipses = 0
         at = low
         while True:
             start = at
-            hashed = SEED
-            length = 0
-            while at < high and data[at] != 10:
-                byte = data[at]
-                hashed = (hashed ^ np.uint64(byte)) * PRIME
-                length += (byte & 0xC0) != 0x80
-                at += 1
-            number = intern(data, start, at, hashed, table, bits, starts, ends, hashes, known)
+            at = newline(data, at, high)
+            number = number_of(data, low, start - low, at - low, table, bits, stamp, firsts, sizes, known)
             if number == known:
                 counts[known] = 0
-                lens[known] = length
                 known += 1
             counts[number] += 1
             count += 1
@@ -309,8 +260,9 @@ def gopher(data, offsets, characters, merge_newlines):  # type: ignore[no-untype
         duplicate_lines = duplicate_characters = 0
         for number in range(known):
             if counts[number] > 1:
+                first = low + firsts[number]
                 duplicate_lines += counts[number]
-                duplicate_characters += np.int64(lens[number]) * counts[number]
+                duplicate_characters += characters_of(data, first, first + sizes[number]) * counts[number]
         values[15] = bullets / max(count, 1)
         values[16] = ellipses / max(count, 1)
         values[17] = duplicate_lines / max(count, 1)

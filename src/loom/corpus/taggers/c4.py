@@ -28,19 +28,34 @@ def fnv1a(data: bytes) -> int:
     return value
 
 
-def bucket_of(start: bytes) -> int:
-    """The 16-bit bucket of a phrase by its first three bytes; the kernel computes the same."""
-    return ((start[0] << 16 | start[1] << 8 | start[2]) * 40503) >> 4 & 0xFFFF
+def bucket_of(three: bytes) -> int:
+    """The 16-bit bucket of three bytes; the kernel computes the same."""
+    return int.from_bytes(three, "little") * 0x9E3779B1 >> 16 & 0xFFFF
+
+
+BEHIND = (0, *range(9, 14), *range(28, 33), 0xC2, 0xE1, 0xE2, 0xE3)  # what may stand behind a word
 
 
 def fingerprints(words: Iterable[str]) -> list[str]:
-    """A word list as lines `kind size bucket hash`: kind w for single words, p for phrases."""
+    """A word list as lines `kind size anchor bucket hash`: kind w for single words, p for phrases.
+
+    A phrase's anchor is a space in it, its bucket that of the two bytes before and the one behind. A word's
+    bucket is that of its first three bytes; a word of two has a line for each byte that may follow. Raises
+    `ValueError` for a phrase without a space behind two bytes, and for a word of one.
+    """
     lines = set()
     for word in words:
         data = word.encode()
-        phrase = " " in word
-        bucket = bucket_of(data) if phrase else 0
-        lines.add(f"{'p' if phrase else 'w'} {len(data)} {bucket:04x} {fnv1a(data):016x}")
+        size, hashed = len(data), fnv1a(data)
+        if " " in word:
+            anchor = data.index(b" ", 2)
+            bucket = bucket_of(data[anchor - 2 : anchor] + data[anchor + 1 : anchor + 2])
+            lines.add(f"p {size} {anchor} {bucket:04x} {hashed:016x}")
+            continue
+        if size < 2:
+            raise ValueError("a word of one byte cannot be in the list")
+        for behind in BEHIND if size == 2 else (0,):
+            lines.add(f"w {size} 0 {bucket_of((data + bytes([behind]))[:3]):04x} {hashed:016x}")
     return sorted(lines)
 
 
@@ -50,27 +65,34 @@ class WordList:
 
     words: Any
     longest: int
+    word_bits: Any
+    phrase_bits: Any
     buckets: Any
-    phrase_buckets: Any
-    phrase_sizes: Any
+    anchors: Any
+    sizes: Any
     phrases: Any
 
 
 @cache
 def word_list(path: Path = WORDS) -> WordList:
     rows = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    words = np.array(sorted(int(row[3], 16) for row in rows if row[0] == "w"), np.uint64)
-    phrases = sorted((int(row[2], 16), int(row[1]), int(row[3], 16)) for row in rows if row[0] == "p")
-    buckets = np.zeros(1 << 16, np.uint8 if len(phrases) < 255 else np.int32)  # small: it stays in cache
-    for index, (bucket, _, _) in reversed(list(enumerate(phrases))):
-        buckets[bucket] = index + 1
+    words = np.array(sorted({int(row[4], 16) for row in rows if row[0] == "w"}), np.uint64)
+    phrases = sorted(
+        (int(row[3], 16), int(row[2]), int(row[1]), int(row[4], 16)) for row in rows if row[0] == "p"
+    )
+    word_bits, phrase_bits = np.zeros(1 << 13, np.uint8), np.zeros(1 << 13, np.uint8)
+    for row in rows:
+        bucket = int(row[3], 16)
+        (word_bits if row[0] == "w" else phrase_bits)[bucket >> 3] |= 1 << (bucket & 7)
     return WordList(
         words,
         max(int(row[1]) for row in rows if row[0] == "w"),
-        buckets,
+        word_bits,
+        phrase_bits,
         np.array([item[0] for item in phrases], np.int64),
         np.array([item[1] for item in phrases], np.int64),
-        np.array([item[2] for item in phrases], np.uint64),
+        np.array([item[2] for item in phrases], np.int64),
+        np.array([item[3] for item in phrases], np.uint64),
     )
 
 
@@ -94,9 +116,11 @@ def c4_v2() -> Tagger:
             *texts.utf8,
             known.words,
             known.longest,
+            known.word_bits,
+            known.phrase_bits,
             known.buckets,
-            known.phrase_buckets,
-            known.phrase_sizes,
+            known.anchors,
+            known.sizes,
             known.phrases,
             javascript,
             lorem,

@@ -61,7 +61,7 @@ def mended_matches(paragraph: str, kinds: int) -> Iterator[tuple[str, int, int]]
             yield kind, match.start(), match.end()
 
 
-def _make(matches: Match, skip_many_questions: bool, sum_of_count: bool) -> Tagger:
+def _make(matches: Match, skip_many_questions: bool, sum_of_count: bool, as_dolma: bool) -> Tagger:
     from loom.corpus.kernels.characters import character_table
     from loom.corpus.kernels.pii import paragraphs, question_marks
 
@@ -73,7 +73,7 @@ def _make(matches: Match, skip_many_questions: bool, sum_of_count: bool) -> Tagg
         counts = np.zeros(len(texts), np.float64)
         covered = np.zeros(len(texts), np.float64)
         skipped = question_marks(data, offsets) > MANY_QUESTIONS if skip_many_questions else None
-        for row, start, end, first, kinds in paragraphs(data, offsets, characters).tolist():
+        for row, start, end, first, kinds in paragraphs(data, offsets, characters, as_dolma).tolist():
             if skipped is not None and skipped[row]:
                 continue
             for kind, low, high in matches(data[start:end].tobytes().decode(), kinds):
@@ -97,10 +97,10 @@ def _make(matches: Match, skip_many_questions: bool, sum_of_count: bool) -> Tagg
 @tagger("pii_regex_with_counts_fast_v2", spans="spans, document", source="Dolma 1.2")
 def pii_regex_with_counts_fast_v2() -> Tagger:
     """Dolma's rules with their defects: `doc_frac` counts the `doc_count` span in and is 1 or more."""
-    return _make(dolma_matches, skip_many_questions=True, sum_of_count=True)
+    return _make(dolma_matches, skip_many_questions=True, sum_of_count=True, as_dolma=True)
 
 
 @tagger("pii_v1", spans="spans, document", source="Loom")
 def pii_v1() -> Tagger:
     """Mended: the span is the address, also at the end of a text; versions and ISBNs are no numbers."""
-    return _make(mended_matches, skip_many_questions=False, sum_of_count=False)
+    return _make(mended_matches, skip_many_questions=False, sum_of_count=False, as_dolma=False)
