@@ -393,6 +393,8 @@ def test_hosts_suffixes_and_countries() -> None:
         "",
         "",
     ]
+    more = ("a.b.kobe.jp", "x.github.io", "gov.za", "a..b", "a.unheard")
+    assert [suffix_of(h) for h in more] == ["b.kobe.jp", "io", "gov.za", "", "unheard"]
     assert [country_of(h) for h in ("bbc.co.uk", "a.de", "a.com", "app.io", "x.eu")] == [
         "GB",
         "DE",

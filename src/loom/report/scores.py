@@ -81,8 +81,8 @@ def draw(data: ReportData) -> Html | None:
         else None,
         el(
             "p",
-            "Lines from 0 to 100 %. Hollow: published models, zero-shot, validation rows (Groeneveld et al. 2024, table 3; hover for "
-            "names). Whiskers: two standard errors.",
+            "Lines from 0 to 100 %. Hollow: published models, zero-shot, validation rows (Groeneveld et al. "
+            "2024, table 3; hover for names). Whiskers: two standard errors.",
             class_="quiet",
         )
         if beside

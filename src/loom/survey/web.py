@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
+
+from publicsuffixlist import PublicSuffixList
 
 from loom.survey.analysis import Chunk, Places, word_set
 from loom.survey.sketches import Partial, Tally
@@ -13,12 +16,6 @@ TOP = 50
 URL = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*):(?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)(?::\d*)?)?([^?#]*)")
 YEAR = re.compile(r"(?<!\d)(19[5-9]\d|20[0-4]\d)(?:[/-](0[1-9]|1[0-2]))?(?!\d)")
 DATE_KEYS = ("date", "published", "timestamp", "date_download", "warc_date")
-# Second-level names under which countries register domains, so that bbc.co.uk's suffix is co.uk.
-SECOND = word_set(
-    """
-    ac co com edu gob gov go ltd me mil ne net nhs or org plc sch
-    """
-)
 # Country codes mostly sold to the world; what they say of a place is nothing.
 SOLD = word_set(
     """
@@ -36,14 +33,18 @@ def host_of(url: str) -> tuple[str, str, str]:
     return match[1].lower(), (match[2] or "").lower().rstrip("."), match[3]
 
 
+@cache
+def _suffixes() -> PublicSuffixList:
+    """The public suffix list as it ships with its package: the part that registries own."""
+    return PublicSuffixList(only_icann=True)
+
+
 def suffix_of(host: str) -> str:
-    """The public part of a host's name: its last label, or two where a country has second-level ones."""
-    labels = host.split(".")
-    if len(labels) < 2 or labels[-1].isdigit() or host.startswith("["):
+    """The public part of a host's name, under which names are registered: co.uk of www.bbc.co.uk."""
+    last = host.rpartition(".")[2]
+    if last == host or last.isdigit() or host.startswith("["):
         return ""
-    if len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in SECOND:
-        return ".".join(labels[-2:])
-    return labels[-1]
+    return _suffixes().publicsuffix(host) or ""
 
 
 def country_of(host: str) -> str:
