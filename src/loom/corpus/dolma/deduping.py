@@ -309,7 +309,7 @@ def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
             found = look[found]
         count += found.size
         tables[f"{index:08d}"] = found.astype(np.uint32)
-    exact.save(out / task.outputs[0], **tables)
+    exact.save(out / task.outputs[0], durable=True, **tables)
     if len(task.outputs) > 1:
         with atomic_write(out / task.outputs[1]) as stream:
             stream.write(bits.data)
