@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import multiprocessing
 import os
 import sys
 import threading
@@ -27,7 +26,6 @@ from concurrent.futures import (
     FIRST_COMPLETED,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
 )
@@ -171,6 +169,9 @@ class LocalEngine(ResumingEngine):
                 lambda: local.worker(key, task)
             )
         else:
+            import multiprocessing  # which takes its time, and threads need none of it
+            from concurrent.futures import ProcessPoolExecutor
+
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(
                 workers, context, initializer=_start_process, initargs=(operation, out)

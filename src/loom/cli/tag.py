@@ -38,7 +38,6 @@ def run(
     Example: loom tag --documents 'corpus/documents/*.jsonl.gz' --taggers gopher_v2,c4_v2 --out corpus
     """
     from loom.corpus import remote
-    from loom.corpus.dolma.config import Tagger, load
     from loom.corpus.tag import Tag, tag
     from loom.errors import LoomError
     from loom.recipe import build
@@ -50,6 +49,8 @@ def run(
     values: dict[str, Any] = {"documents": documents, "taggers": names, "experiment": experiment}
     values |= {"format": format, "modules": tagger_modules or [], "files": _files(file or [])}
     if config is not None:
+        from loom.corpus.dolma.config import Tagger, load
+
         dolma = load(config, Tagger)
         values |= {"documents": dolma.documents, "taggers": dolma.taggers, "experiment": dolma.experiment}
         values["modules"] = dolma.tagger_modules

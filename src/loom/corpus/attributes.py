@@ -210,6 +210,12 @@ def _strings(values: Any) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], pa.string())
     array = values if isinstance(values, pa.Array) else pa.array(values, pa.large_string())
+    if array.null_count == 0 and array.type == pa.large_string():
+        return array
+    if array.null_count == 0 and array.type == pa.string() and len(array):
+        _, offsets, data = array.buffers()  # Arrow's own cast loads its compute functions first, and pandas
+        where = np.frombuffer(offsets, np.int32, len(array) + 1, array.offset * 4).astype(np.int64)
+        return pa.Array.from_buffers(pa.large_string(), len(array), [None, pa.py_buffer(where), data])
     return array.cast(pa.large_string()).fill_null("")
 
 
