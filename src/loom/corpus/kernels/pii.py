@@ -98,6 +98,16 @@ def _kinds(data, start, end, characters, as_dolma):  # type: ignore[no-untyped-d
 
 
 @kernel
+def _grown(found):  # type: ignore[no-untyped-def]
+    """Room for twice as many rows."""
+    out = np.empty((2 * found.shape[0], found.shape[1]), np.int64)
+    for row in range(found.shape[0]):  # a slice would need Python's error for unequal shapes
+        for column in range(found.shape[1]):
+            out[row, column] = found[row, column]
+    return out
+
+
+@kernel
 def paragraphs(data, offsets, characters, as_dolma):  # type: ignore[no-untyped-def]
     """Candidates of every document: (row, first byte, end byte, first code point, kinds), int64[m, 5].
 
@@ -139,9 +149,7 @@ def paragraphs(data, offsets, characters, as_dolma):  # type: ignore[no-untyped-
                     kinds = _kinds(data, start, end, characters, as_dolma)
                     if kinds:
                         if count == found.shape[0]:
-                            grown = np.empty((2 * count, 5), np.int64)
-                            grown[:count] = found
-                            found = grown
+                            found = _grown(found)
                         found[count, 0] = row
                         found[count, 1] = start
                         found[count, 2] = end
