@@ -70,6 +70,9 @@ class _Server(http.server.BaseHTTPRequestHandler):
             case "slow":
                 time.sleep(1.5)
                 reply = "A"
+            case "short":
+                self.send_error(400, "longer than the context")
+                return
             case "broken":
                 self.send_response(200)
                 self.end_headers()
@@ -101,7 +104,8 @@ def test_an_endpoint_is_asked_in_both_orders(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "why"), [("vague", "nonsense"), ("slow", "timeout"), ("broken", "not a chat completion")]
+    ("model", "why"),
+    [("vague", "nonsense"), ("slow", "timeout"), ("broken", "not a chat completion"), ("short", "HTTP 400")],
 )
 def test_a_judge_that_fails_is_counted(url: str, model: str, why: str) -> None:
     judge = Endpoint(url, model, timeout=0.5, tries=1)

@@ -100,6 +100,16 @@ def test_the_papers_sample_is_catwalks(tmp_path: Path) -> None:
     ]
 
 
+def test_olmes_takes_up_to_1500_rows_whole_and_1000_of_more(tmp_path: Path) -> None:
+    """ARC-Challenge's 1,172 test rows and WinoGrande's 1,267 are all read, HellaSwag's 10,042 are not."""
+    example = rows.ROWS["winogrande"][0]
+    for count, kept in ((1500, 1500), (1501, 1000)):
+        lines = json.dumps(example) + "\n"
+        (tmp_path / "winogrande.validation.jsonl").write_text(lines * count)
+        (tmp_path / "winogrande.train.jsonl").write_text(lines * 5)
+        assert len(data.load(registry.task("winogrande:olmes"), tmp_path).items) == kept
+
+
 def test_examples_come_from_the_dev_file(tmp_path: Path) -> None:
     write(tmp_path, "mmlu/world_religions.test.jsonl", rows.MMLU)
     with pytest.raises(LoomError, match="shows 5 examples"):

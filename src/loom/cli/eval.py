@@ -27,7 +27,9 @@ def run(
         str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="Context in tokens, at most the model's.")] = None,
-    token_budget: Annotated[int, typer.Option(help="Tokens in a batch.")] = 8192,
+    token_budget: Annotated[
+        int | None, typer.Option(help="Tokens in a batch; default: what suits the device.")
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be scored.")
     ] = False,
@@ -88,9 +90,7 @@ def run(
     names += tuple(name for part in filter(None, suite.split(",")) for name in registry.suite(part))
     tuned = "adaptation" in suite.split(",")
     if tuned:
-        from loom.evals.written import WRITTEN
-
-        names += tuple(WRITTEN)
+        names += registry.WRITTEN
     recipe = EvalRecipe(
         tasks=names,
         data=data,
@@ -113,7 +113,7 @@ def run(
     if fetch:
         from loom.evals.fetch import fetch_rows
 
-        fetch_rows(registry.tasks(names), data)
+        fetch_rows(names, data)
     if curve:
         from loom.evals.curve import evaluate_run
 

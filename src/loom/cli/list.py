@@ -45,7 +45,7 @@ def _taggers() -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 def _tasks() -> tuple[list[str], list[tuple[str, ...]]]:
-    from loom.tasks.registry import SUITES, TASKS
+    from loom.tasks.registry import SUITES, TASKS, WRITTEN
 
     rows: list[tuple[str, ...]] = [
         (
@@ -53,12 +53,19 @@ def _tasks() -> tuple[list[str], list[tuple[str, ...]]]:
             task.splits[0] if task.splits else "",
             ", ".join(task.metrics),
             str(task.shots),
-            "all" if task.sample is None else f"{task.sample:,}",
+            "all"
+            if task.sample is None
+            else f"{task.sample:,}" + (f" if over {task.sample_above:,}" if task.sample_above else ""),
             task.source,
         )
         for task in TASKS.values()
     ]
-    rows += [(name, "", "", "", "", f"suite: {', '.join(SUITES[name])}") for name in SUITES]
+    written = "prompts that the model answers; --judge makes a figure"
+    rows += [(name, "", "n, or the judge's", "0", "all", written) for name in WRITTEN]
+    rows += [
+        (name, "", "", "", "", f"suite: {', '.join(SUITES[name] + WRITTEN * (name == 'adaptation'))}")
+        for name in SUITES
+    ]
     return ["name", "split", "reports", "shots", "rows", "from"], rows
 
 

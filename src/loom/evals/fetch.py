@@ -9,20 +9,21 @@ from typing import Any
 
 from loom.console import console
 from loom.errors import LoomError
-from loom.tasks import data
-from loom.tasks.item import Task
+from loom.evals.written import WRITTEN
+from loom.tasks import data, registry
 
 REVISION = "refs/convert/parquet"  # where the Hub keeps every data set as Parquet, <config>/<split>/*.parquet
 
 
-def fetch_rows(tasks: Sequence[Task], folder: Path | None) -> None:
-    """Put the rows that are missing in `folder`, as `<task>.<split>.parquet`.
+def fetch_rows(names: Sequence[str], folder: Path | None) -> None:
+    """Put the rows of tasks and suites that are missing in `folder`, as `<task>.<split>.parquet`.
 
     Raises `LoomError` if the Hub cannot be reached or has no such data set or split.
     """
     if folder is None:
         raise LoomError("--fetch needs --data DIR, the folder to put the rows in.")
-    for task in tasks:
+    written = [WRITTEN[name] for name in names if name in WRITTEN]
+    for task in registry.tasks([name for name in names if name not in WRITTEN]):
         if task.subjects:
             parts = [(task.files[0] + "/" + subject, subject, task.source) for subject in task.subjects]
         else:
@@ -33,6 +34,14 @@ def fetch_rows(tasks: Sequence[Task], folder: Path | None) -> None:
             for split in wanted:
                 if not _there(folder, name, split):
                     _fetch(repository, config, split, folder / f"{name}.{split}.parquet")
+    for kind in written:
+        try:
+            next(iter(kind.prompts(folder)), None)
+        except LoomError:
+            repository, _, config = kind.source.partition(":")
+            if not repository:
+                raise
+            _fetch(repository, config, "validation", folder / f"{kind.name}.validation.parquet")
 
 
 def _there(folder: Path, name: str, split: str) -> bool:
@@ -40,10 +49,14 @@ def _there(folder: Path, name: str, split: str) -> bool:
 
 
 def _fetch(repository: str, config: str, split: str, target: Path) -> None:
-    import huggingface_hub
-
     if not repository:
         raise LoomError(f"{target.stem} has no data set on the Hub; its rows are made here.")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise LoomError(
+            f"--fetch needs the Hub's client: pip install 'loom-lm[hf]'. Or put the rows at {target} yourself."
+        ) from None
     hub: Any = huggingface_hub
     try:
         files = hub.list_repo_files(repository, repo_type="dataset", revision=REVISION)

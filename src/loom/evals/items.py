@@ -46,7 +46,7 @@ def score_items(
     tokenizer: Tokenizer,
     max_length: int,
     *,
-    budget: int = 8192,
+    budget: int | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Scores:

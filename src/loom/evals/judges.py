@@ -208,6 +208,10 @@ class Endpoint:
                 return self._letter(reply["choices"][0]["message"]["content"])
             except TimeoutError:
                 why = "timeout"
+            except urllib.error.HTTPError as error:  # 400: the answers do not fit the judge's context
+                why = f"HTTP {error.code}"
+                if error.code < 500 and error.code != 429:
+                    break  # the same question would be refused again
             except urllib.error.URLError as error:
                 why = "timeout" if isinstance(error.reason, TimeoutError) else "unreachable"
             except (ValueError, KeyError, IndexError, TypeError):

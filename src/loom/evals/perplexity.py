@@ -87,7 +87,7 @@ def score_documents(
     eos: int,
     max_length: int,
     *,
-    budget: int = 8192,
+    budget: int | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> list[DocumentScore]:

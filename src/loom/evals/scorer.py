@@ -22,7 +22,9 @@ from loom.console import Progress
 from loom.evals.rows import EMPTY, Row, batches, join
 
 Floats = NDArray[np.float64]
-LOGITS_AT_ONCE = 1 << 23  # entries of the logit matrix held at a time: 32 MiB in float32, a cache's size
+LOGITS_AT_ONCE = 1 << 22  # entries of the logit matrix held at a time: 16 MiB in float32, in a cache's reach
+POSITIONS_AT_ONCE = 2048  # rows of it: the output matrix is read as seldom as that
+BUDGET, BUDGET_ON_CPU = 8192, 2048  # tokens in a batch; on a CPU, what an MLP makes of them stays near
 
 
 class Model(Protocol):
@@ -43,7 +45,7 @@ def score_rows(
     rows: Sequence[Row],
     count: int,
     *,
-    budget: int = 8192,
+    budget: int | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     cache: Callable[[int], Any] | None = None,
@@ -51,7 +53,8 @@ def score_rows(
 ) -> Floats:
     """Sum of the log-probabilities in nats of every sequence's scored tokens, [count] by key.
 
-    `budget` is the most tokens in a batch, padding included. `cache(batch)` gives the keys and values
+    `budget` is the most tokens in a batch, padding included (default: what suits the device).
+    `cache(batch)` gives the keys and values
     of the `past` tokens that all rows follow, for a batch of that many rows.
     """
     totals = np.zeros(count)
@@ -66,13 +69,15 @@ def score_each(
     model: Model,
     rows: Sequence[Row],
     *,
-    budget: int = 8192,
+    budget: int | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     cache: Callable[[int], Any] | None = None,
     past: int = 0,
 ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
     """Batch by batch, the keys and log-probabilities of all predictions."""
+    if budget is None:
+        budget = BUDGET_ON_CPU if torch.device(device).type == "cpu" else BUDGET
     with torch.inference_mode():
         for batch in batches(rows, budget):
             grid = Grid.of(batch, past)
@@ -156,13 +161,24 @@ def log_probabilities(hidden: Tensor, matrix: Tensor, which: Tensor, targets: Te
     """log softmax(hidden[which] @ matrix.T)[targets] in float32, [n].
 
     `hidden` is [m, d], `matrix` [V, d]; `which` [n] does not decrease. Logits are made in slices of
-    positions, so that [m, V] never exists as a whole.
+    positions and of the vocabulary, so that [m, V] never exists as a whole; the sum of exponentials is
+    carried from slice to slice as its logarithm.
     """
-    step = max(1, LOGITS_AT_ONCE // matrix.shape[0])
     weight = matrix.to(hidden.dtype)
-    parts = []
-    for start in range(0, hidden.shape[0], step):
-        scores = F.linear(hidden[start : start + step], weight).log_softmax(-1, dtype=torch.float32)
-        inside = (which >= start) & (which < start + step)
-        parts.append(scores[which[inside] - start, targets[inside]])
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+    parts = [hidden.new_zeros(0, dtype=torch.float32)]
+    for start in range(0, hidden.shape[0], POSITIONS_AT_ONCE):
+        rows = hidden[start : start + POSITIONS_AT_ONCE]
+        inside = (which >= start) & (which < start + POSITIONS_AT_ONCE)
+        row, target = which[inside] - start, targets[inside]
+        total = torch.full((len(rows),), -torch.inf, dtype=torch.float32, device=hidden.device)
+        chosen = torch.zeros(len(row), dtype=torch.float32, device=hidden.device)
+        step = max(1, LOGITS_AT_ONCE // len(rows))
+        for first in range(0, len(weight), step):
+            logits = F.linear(rows, weight[first : first + step]).float()
+            column = target - first
+            here = (column >= 0) & (column < logits.shape[1])
+            value = logits[row, column.clamp(0, logits.shape[1] - 1)]
+            chosen = torch.where(here, value, chosen)
+            total = torch.logaddexp(total, logits.logsumexp(-1))
+        parts.append(chosen - total[row])
+    return torch.cat(parts)

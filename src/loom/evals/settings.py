@@ -28,8 +28,8 @@ class EvalRecipe:
     split: str | None = None
     """The split to read in place of the protocol's."""
     skip_bad: bool = False
-    token_budget: int = 8192
-    """Tokens in a batch; the results do not depend on it."""
+    token_budget: int | None = None
+    """Tokens in a batch, by default what suits the device; the results do not depend on it."""
     max_length: int | None = None
     """Context in tokens, at most the model's."""
     seed: int = 0

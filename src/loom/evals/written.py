@@ -23,6 +23,7 @@ from loom.tasks.data import find, read_rows
 
 TOXIGEN_SAMPLE = 500  # prompts of each group (open-instruct)
 TOXIGEN_SEED = 42
+TRUTHFUL = "truthfulqa/truthful_qa:generation"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Written:
     stop: tuple[str, ...] = ()
     chat_before: str = ""
     """Stands before the prompt in the chat form."""
+    source: str = ""
+    """The data set on the Hub that the prompts can be fetched from, "owner/name:config"."""
 
 
 def _alpaca(folder: Path) -> Iterator[Prompt]:
@@ -55,7 +58,7 @@ def _alpaca(folder: Path) -> Iterator[Prompt]:
 
 def _truthful(folder: Path) -> Iterator[Prompt]:
     names = ("truthfulqa", "truthfulqa_gen", "truthful_qa")
-    for row in read_rows(find(folder, names, ("validation",), "truthfulqa/truthful_qa:generation").path):
+    for row in read_rows(find(folder, names, ("validation",), TRUTHFUL).path):
         yield Prompt(truthfulqa.prompt(row["Question"] if "Question" in row else row["question"]), row)
 
 
@@ -97,6 +100,7 @@ WRITTEN: dict[str, Written] = {
         },
         50,
         stop=("\n\n",),
+        source=TRUTHFUL,
     ),
     "toxigen": Written(
         "toxigen",

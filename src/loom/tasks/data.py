@@ -87,7 +87,8 @@ def load(
         rows = list(read_rows(found.path))
         total += len(rows)
         header = _header(task, found, subject)
-        for index in _keep(len(rows), (task.sample, sample), limit):
+        own = task.sample if len(rows) > task.sample_above else None
+        for index in _keep(len(rows), (own, sample), limit):
             try:
                 items.append(_with_header(check(task.render(index, rows[index])), header, subject))
             except (BadRow, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:

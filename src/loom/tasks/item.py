@@ -92,6 +92,8 @@ class Task:
     """The data set on the Hugging Face Hub that the rows come from: "owner/name" or "owner/name:config"."""
     sample: int | None = None
     """Rows the protocol draws, with the seed of `loom.tasks.data.SEED`; None for all."""
+    sample_above: int = 0
+    """It draws them only from files of more rows than this (OLMES: 1,500)."""
     shots: int = 0
     """Worked examples before each question: the first rows of the `dev` or `train` file."""
     description: Callable[[str], str] | None = None

@@ -19,7 +19,8 @@ from loom.tasks.item import Task
 PROTOCOLS = ("lm-eval", "olmo-inloop", "olmo-paper", "olmes", "olmes-mcf")
 BOTH = ("acc", "acc_norm")
 VALIDATION, TEST = ("validation",), ("test", "validation")
-PAPER = 1000  # rows Catwalk draws for the OLMo paper
+PAPER = 1000  # rows Catwalk draws for the OLMo paper, and OLMES
+OLMES_WHOLE = 1500  # rows up to which OLMES takes all (Gu et al. 2024)
 
 _HUB = {
     "arc_easy": "allenai/ai2_arc:ARC-Easy",
@@ -134,7 +135,7 @@ def _olmes() -> list[Task]:
         sample=PAPER,
         shots=5,
     )
-    return cloze + lettered
+    return [replace(task, sample_above=OLMES_WHOLE) for task in cloze + lettered]
 
 
 def _mmlu() -> list[Task]:
@@ -199,6 +200,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     "adaptation": ("mmlu", "truthfulqa_mc1", "truthfulqa_mc2"),
 }
 
+WRITTEN = ("alpaca_eval", "truthfulqa_gen", "toxigen")
+"""Tasks in which the model writes (`loom.evals.written`); they have no items."""
+
 
 def task(name: str) -> Task:
     """The task called `name`. Raises `LoomError` with the nearest name there is."""
@@ -211,6 +215,8 @@ def task(name: str) -> Task:
         subject = base.removeprefix("mmlu_")
         if subject in mmlu.SUBJECTS:
             chosen = replace(TASKS["mmlu"], subjects=(subject,), name=base)
+    if name in WRITTEN:
+        raise LoomError(f"{name} is written by the model and not ranked: only `loom eval` can measure it.")
     if chosen is None:
         near = nearest(base, [*TASKS, *SUITES])
         raise LoomError(
