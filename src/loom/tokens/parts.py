@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from loom.artifact import Input, atomic_write
 from loom.engine import Done, Operation, Task
+from loom.tokens.pieces import write_pieces
 from loom.tokens.tokenizer import Batch
 
 ORDER_KEY = 0x0DE5
@@ -110,20 +111,23 @@ class PartWriter:
         ends = np.cumsum(lengths)
         starts = ends - lengths
         order = np.argsort(np.asarray(columns["hash"], dtype=np.uint64), kind="stable")
-        _write_pieces(self.ids, np.concatenate(self._tokens), starts, ends, order)
+        whole = np.zeros(order.size, np.int64)
+        write_pieces(self.ids, [np.concatenate(self._tokens)], whole, starts[order], ends[order])
         if self.weights is not None:
-            _write_pieces(self.weights, np.concatenate(self._weights), starts, ends, order)
+            weights = np.concatenate(self._weights)
+            write_pieces(self.weights, [weights], whole, starts[order], ends[order])
         sorted_ends = self.written + np.cumsum(lengths[order])
         schema = _part_schema(columns)
         arrays: dict[str, Any] = {"start": sorted_ends - lengths[order], "end": sorted_ends}
         if "prompt_end" in columns:
             prompt = np.asarray(columns.pop("prompt_end"), dtype=np.int64)
             arrays["prompt_end"] = arrays["start"] + prompt[order]
-        table = pa.table(
-            {name: arrays[name] if name in arrays else _take(columns[name], order) for name in schema.names},
-            schema=schema,
-        )
-        self._runs.append(table)
+        made = []
+        for column in schema:
+            name, kind = column.name, column.type
+            values = arrays[name] if name in arrays else _take(columns[name], order)
+            made.append(_strings(values) if kind == pa.string() else _numbers(values, kind))
+        self._runs.append(pa.Table.from_arrays(made, schema=schema))
         self.written += int(lengths.sum())
         self._tokens, self._weights, self._rows, self._held = [], [], [], 0
 
@@ -144,22 +148,28 @@ def _take(values: list[Any], order: NDArray[np.int64]) -> list[Any]:
     return [values[index] for index in order]
 
 
-def _write_pieces(
-    stream: IO[bytes],
-    data: NDArray[Any],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    order: NDArray[np.int64],
-) -> None:
-    view = memoryview(data.view(np.uint8))  # type: ignore[arg-type]
-    size = data.dtype.itemsize
-    for start, end in zip((starts[order] * size).tolist(), (ends[order] * size).tolist(), strict=True):
-        stream.write(view[start:end])
+def _strings(values: Sequence[str]) -> pa.Array:
+    """Text as Arrow has it; from a list Arrow makes it too, but looks for pandas first."""
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)])
+    kind, width = (pa.string(), np.int32) if ends[-1] < 1 << 31 else (pa.large_string(), np.int64)
+    buffers = [None, pa.py_buffer(ends.astype(width)), pa.py_buffer(b"".join(encoded))]
+    made = pa.Array.from_buffers(kind, len(encoded), buffers)
+    return made if kind == pa.string() else made.cast(pa.string())
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """A Parquet file, zstd, the same bytes every time."""
-    with atomic_write(path) as stream:
+def _numbers(values: Any, kind: pa.DataType) -> pa.Array:
+    """Whole numbers, none missing, as Arrow has them."""
+    if kind == pa.bool_():
+        packed = np.packbits(np.asarray(values, bool), bitorder="little")
+        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(packed)])
+    held = np.ascontiguousarray(values, np.uint64 if kind == pa.uint64() else np.int64)
+    return pa.Array.from_buffers(kind, held.size, [None, pa.py_buffer(held)])
+
+
+def write_table(path: Path, table: pa.Table, durable: bool = True) -> None:
+    """A Parquet file, zstd, the same bytes every time. `durable` is `atomic_write`'s."""
+    with atomic_write(path, durable) as stream:
         pq.write_table(table, stream, compression="zstd", row_group_size=ROW_GROUP)
 
 
@@ -193,19 +203,14 @@ def write_shard(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     high = (span["number"] + 1) * 2**64 // span["of"] - 1
     chosen, where = [], []
     for position, item in enumerate(task.inputs):
-        table = pq.read_table(
-            out / f"{item.path}.parquet",
-            filters=(pc.field("hash") >= pa.scalar(low, pa.uint64()))
-            & (pc.field("hash") <= pa.scalar(high, pa.uint64()))
-            & (pc.field("held_out") == span["held_out"]),
-        )
+        table = _rows(out / f"{item.path}.parquet", low, high, span["of"] == 1, span["held_out"])
         if len(table):
             chosen.append(table)
             where.append(np.full(len(table), position))
     table = pa.concat_tables(chosen) if chosen else pa.schema([*BASE_SCHEMA, *INDEX_FIELDS]).empty_table()
     owner = np.concatenate(where) if where else np.zeros(0, np.int64)
     order = np.argsort(table.column("hash").to_numpy(), kind="stable")
-    table, owner = table.take(pa.array(order)), owner[order]
+    table, owner = table.take(_numbers(order, pa.int64())), owner[order]
     starts, ends = table.column("start").to_numpy(), table.column("end").to_numpy()
     dtype = np.dtype(settings["dtype"])
     _gather(out, task, task.outputs[0], ".ids", dtype, owner, starts, ends)
@@ -224,8 +229,8 @@ def write_shard(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         for name, values in (("conversation", numbers), ("prompt_end", moved), ("pair", pairs)):
             table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.int64()))
     table = table.drop_columns([item.name for item in INDEX_FIELDS])
-    table = table.set_column(0, BASE_SCHEMA.field(0), pa.array(new_starts, pa.int64()))
-    table = table.set_column(1, BASE_SCHEMA.field(1), pa.array(new_ends, pa.int64()))
+    table = table.set_column(0, BASE_SCHEMA.field(0), _numbers(new_starts, pa.int64()))
+    table = table.set_column(1, BASE_SCHEMA.field(1), _numbers(new_ends, pa.int64()))
     write_table(out / task.outputs[1], table)
     if settings["csv"]:
         _write_csv(out / task.outputs[-1], table)
@@ -237,6 +242,20 @@ def write_shard(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         "sources": sources,
     }
     return Done(dict.fromkeys(task.outputs, tokens) | {task.outputs[1]: len(table)}, counters)
+
+
+def _rows(path: Path, low: int, high: int, every: bool, held_out: bool) -> pa.Table:
+    """The rows of a part's index in a range of the hash (or `every` one), held out or not."""
+    if every:
+        table = pq.ParquetFile(path).read()
+        wanted = table.column("held_out").to_numpy() == held_out
+        return table if wanted.all() else table.filter(_numbers(wanted, pa.bool_()))
+    return pq.read_table(
+        path,
+        filters=(pc.field("hash") >= pa.scalar(low, pa.uint64()))
+        & (pc.field("hash") <= pa.scalar(high, pa.uint64()))
+        & (pc.field("held_out") == held_out),
+    )
 
 
 def _conversations_before(out: Path, task: Task, low: int) -> int:
@@ -278,23 +297,18 @@ def _gather(
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
 ) -> None:
-    views: list[Any] = []
+    parts = []
     for item in task.inputs:
         path = out / f"{item.path}{suffix}"
-        mapped = np.memmap(path, dtype="u1", mode="r") if path.stat().st_size else np.zeros(0, "u1")
-        views.append(memoryview(mapped))  # type: ignore[arg-type]
-    size = dtype.itemsize
+        parts.append(np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype))
     with atomic_write(out / name) as stream:
-        for part, start, end in zip(
-            owner.tolist(), (starts * size).tolist(), (ends * size).tolist(), strict=True
-        ):
-            stream.write(views[part][start:end])
+        write_pieces(stream, parts, owner, starts, ends)
 
 
 def _by_source(table: pa.Table, lengths: NDArray[np.int64], weighted: bool) -> dict[str, dict[str, int]]:
     grouped = (
         table.select(["source", "bytes", "trained"])
-        .append_column("tokens", pa.array(lengths, pa.int64()))
+        .append_column("tokens", _numbers(lengths, pa.int64()))
         .group_by("source")
         .aggregate([("tokens", "count"), ("tokens", "sum"), ("bytes", "sum"), ("trained", "sum")])
     )

@@ -30,6 +30,7 @@ from loom.artifact import (
     digest_json,
     refer,
     relative,
+    since_start,
 )
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
 from loom.errors import LoomError
@@ -90,7 +91,8 @@ def tokenize(recipe: Tokenize, out: Path, engine: Engine | None = None) -> Artif
     encoding = {"tokenizer": tokenizer.digest, "dtype": dtype.str, "held_out": recipe.held_out}
     tasks = [_encode_task(file, encoding, out) for file in files]
     worker = Encoder(str(file.resolve()), str(out.resolve()), len(tasks) < engine.workers)
-    encode = Operation("encode documents", 1, worker, encoding, threads=True)
+    since = since_start() if isinstance(engine, LocalEngine) else ""  # vouches for parts not flushed to disk
+    encode = Operation("encode documents", 1, worker, {**encoding, "since": since}, threads=True)
     parts = engine.run(encode, tasks, out, "encoding")
     return finish(
         out,
@@ -151,7 +153,7 @@ class Encoder:
         file = File(Path(self.out) / task.inputs[0].path, task.parameters["name"], task.inputs[0].digest)
         counters = {"documents_in": 0, "empty": 0, "bytes": 0, "tokens": 0, "held_out_tokens": 0}
         with ExitStack() as stack:
-            ids = stack.enter_context(atomic_write(out / task.outputs[0]))
+            ids = stack.enter_context(atomic_write(out / task.outputs[0], not settings["since"]))
             writer = PartWriter(ids, np.dtype(settings["dtype"]))
             for rows in read(file):
                 batch, columns = self._encode(tokenizer, rows, file, settings["held_out"])
@@ -164,7 +166,7 @@ class Encoder:
                 counters["tokens"] += int(lengths.sum())
                 counters["held_out_tokens"] += int(lengths[held].sum())
             index = writer.index()
-        write_table(out / task.outputs[1], index)
+        write_table(out / task.outputs[1], index, not settings["since"])
         return Done({task.outputs[0]: counters["tokens"], task.outputs[1]: len(index)}, counters)
 
     def _encode(

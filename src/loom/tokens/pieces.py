@@ -1,0 +1,54 @@
+"""Pieces of arrays put into another order: what sorting documents comes down to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loom.native import kernel
+
+WRITTEN = 1 << 25  # bytes gathered before they are written
+
+
+@kernel
+def put(out, data, starts, ends, targets):  # type: ignore[no-untyped-def]
+    """Copy the bytes `data[starts[k]:ends[k]]` to `out[targets[k]:]`."""
+    for k in range(starts.size):
+        start, target = starts[k], targets[k]
+        for at in range(ends[k] - start):
+            out[target + at] = data[start + at]
+
+
+def write_pieces(
+    stream: IO[bytes],
+    data: Sequence[NDArray[Any]],
+    owner: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> None:
+    """Write `data[owner[k]][starts[k]:ends[k]]` for every k in turn, some megabytes at a time."""
+    if not starts.size:
+        return
+    size = data[0].itemsize
+    views = [np.asarray(array).view(np.uint8) for array in data]
+    starts, ends = starts * size, ends * size
+    after = np.cumsum(ends - starts)
+    first = 0
+    while first < starts.size:
+        before = int(after[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(after, before + WRITTEN, "right")))
+        here = slice(first, last)
+        out = np.empty(int(after[last - 1]) - before, np.uint8)
+        targets = after[here] - before - (ends[here] - starts[here])
+        order = np.argsort(owner[here], kind="stable")
+        owners = owner[here][order]
+        cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), owners.size]
+        for low, high in pairwise(cuts):
+            mine = order[low:high]
+            put(out, views[int(owners[low])], starts[here][mine], ends[here][mine], targets[mine])
+        stream.write(out.data)
+        first = last
