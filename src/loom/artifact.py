@@ -359,6 +359,16 @@ def finished(path: Path, kind: str, recipe: Any, inputs: Sequence[Input]) -> Art
     return artifact
 
 
+def refuse_other(path: Path, kind: str) -> None:
+    """Raise `LoomError` where `path` is a finished artifact of another kind: it would be lost."""
+    try:
+        held = json.loads((path / MANIFEST).read_bytes())["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if held != kind:
+        raise LoomError(f"{path} already holds something else, {held!r}: name another folder.")
+
+
 def discard(path: Path) -> None:
     """Take an outdated artifact's claim away before it is made anew: its manifest goes first."""
     for name in (MANIFEST, RUN, FILES):

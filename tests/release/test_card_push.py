@@ -84,6 +84,23 @@ def test_licences_are_counted_in_the_documents(make_checkpoint: Make, tmp_path: 
         assert line in text
 
 
+def test_an_export_leaves_another_artifact_alone(make_checkpoint: Make, tmp_path: Path) -> None:
+    held = tmp_path / "tokens"
+    held.mkdir()
+    artifact.commit(held, "tokens", recipe={}, inputs=[], outputs=[], counters={})
+    before = sorted(path.name for path in held.iterdir())
+    with pytest.raises(LoomError, match="already holds something else, 'tokens'"):
+        export(make_checkpoint(TIED), held)
+    assert sorted(path.name for path in held.iterdir()) == before
+    assert artifact.load(held).kind == "tokens"
+
+
+def test_a_card_without_its_evaluation_says_so(make_checkpoint: Make, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["card", str(make_checkpoint(TIED)), "--eval", str(tmp_path)])
+    assert isinstance(done.exception, LoomError)
+    assert "holds no results.json" in str(done.exception)
+
+
 def test_a_dry_run_lists_every_file_but_this_machines(make_checkpoint: Make, tmp_path: Path) -> None:
     made = export(make_checkpoint(TIED), tmp_path / "export")
     listed = {item.name for item in plan_push(made.path)}

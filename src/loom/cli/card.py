@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,9 +31,10 @@ def run(
 
     Example: loom card runs/quickstart/export --eval runs/quickstart/eval/dpo --licence apache-2.0
     """
+    from loom.evals import beside
     from loom.release.card import make_card
 
-    results = [json.loads((path / "results.json").read_bytes())["results"] for path in evaluation or []]
+    results = [beside.read(path)["results"] for path in evaluation or []]
     text = make_card(model, results, licence, _power(model, kwh, pue, carbon))
     if out is None:
         console.say(text)

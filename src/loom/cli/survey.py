@@ -22,7 +22,9 @@ def survey(
     ngrams: Annotated[str, typer.Option(help="Lengths of n-grams.")] = "1,2,3,5,10",
     top: Annotated[int, typer.Option(help="N-grams listed.")] = 25,
     table: Annotated[int, typer.Option(help="N-grams counted exactly, for each length.")] = 1 << 20,
-    eval: Annotated[list[str] | None, typer.Option(help="Evaluation rows to look for: files or folders.")] = None,
+    eval: Annotated[
+        list[str] | None, typer.Option(help="Evaluation rows to look for: files or folders.")
+    ] = None,
     toxic_model: Annotated[Path | None, typer.Option(help="A fastText classifier of toxic text.")] = None,
     search: Annotated[list[str] | None, typer.Option(help="Phrases: 'a OR b AND c'.")] = None,
     regex: Annotated[list[str] | None, typer.Option(help="Regular expressions, RE2's.")] = None,
@@ -45,7 +47,10 @@ def survey(
     if not named:
         raise typer.BadParameter("name a corpus: loom survey CORPUS --out DIR")
     try:
-        sizes = tuple(int(part) for part in ngrams.split(",") if part.strip())
+        lengths = [part.strip() for part in ngrams.split(",") if part.strip()]
+        if not all(part.isdigit() for part in lengths):
+            raise ValueError(f"--ngrams is {ngrams!r}; name lengths as in 1,2,3")
+        sizes = tuple(map(int, lengths))
         model = str(toxic_model) if toxic_model else None
         options = Options(
             sizes, top, table, tuple(eval or ()), model, tuple(search or ()), tuple(regex or ())

@@ -18,7 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loom.artifact import Artifact, Output, atomic_write, commit, describe, discard, finished, write_json
+from loom.artifact import (
+    Artifact,
+    Output,
+    atomic_write,
+    commit,
+    describe,
+    discard,
+    finished,
+    refuse_other,
+    write_json,
+)
 from loom.chat.format import DEFAULT, FORMATS
 from loom.console import console
 from loom.errors import LoomError
@@ -76,6 +86,7 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
     if (done := finished(out, "model", plain, inputs)) is not None:
         console.say(f"{out} is exported already from {source.folder.path}; nothing to do.")
         return done
+    refuse_other(out, "model")
     tokenizer = Tokenizer.load(source.tokenizer)
     _refuse_mixture(source, tokenizer)
     template = _template(source, recipe)

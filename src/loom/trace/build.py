@@ -74,6 +74,7 @@ def build_index(recipe: IndexTokens, out: Path, engine: Engine | None = None) ->
     inputs = [refer(source, out)]
     if (done := _already(out, settings, inputs)) is not None:
         return done
+    artifact.refuse_other(out, "index")
     dtype = index_type(folder)
     groups = deal(folder, recipe.shards)
     out.mkdir(parents=True, exist_ok=True)

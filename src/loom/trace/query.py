@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from loom import artifact
 from loom.artifact import MANIFEST, Artifact
 from loom.errors import LoomError
-from loom.tokens.tokenizer import TOKENIZER_FILE, Tokenizer
+from loom.tokens.tokenizer import Tokenizer
 from loom.trace import kernels
 from loom.trace.layout import TYPES, Document, IndexShard, separator, shards_of
 from loom.trace.suffixes import LOOKAHEAD
@@ -86,7 +86,10 @@ class Index:
     def tokenizer(self) -> Tokenizer:
         """Raises `LoomError` where the index came without one and none was named."""
         if self._tokenizer_path is None:
-            raise LoomError(f"{self.path} holds no {TOKENIZER_FILE}: name it with --tokenizer.")
+            raise LoomError(
+                f"{self.path} holds no manifest of Loom's: run the same `loom index` again if it was stopped "
+                f"half-way. If infini-gram built it, name its tokenizer with --tokenizer."
+            )
         tokenizer = Tokenizer.load(self._tokenizer_path)
         if self.artifact is not None:
             tokenizer.check(self.artifact.facts["index"], str(self.path))
