@@ -10,7 +10,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,6 @@ class Model:
     shortest: int
     longest: int
     word_ngrams: int
-    pruned_ids: Any
-    pruned_keys: Any
     kept: npt.NDArray[np.uint64]
     loss: int
 
@@ -59,8 +56,7 @@ class Model:
 
         hidden = kernels.hidden(
             data, offsets, self.matrix, self.words, self.word_ids, self.word_keys, self.end_row, self.buckets,
-            self.shortest, self.longest, self.word_ngrams, self.pruned_ids, self.pruned_keys, self.kept,
-            np.frombuffer(LABEL, np.uint8),
+            self.shortest, self.longest, self.word_ngrams, self.kept, np.frombuffer(LABEL, np.uint8),
         )  # fmt: skip
         outputs = hidden @ self.output.T.astype(np.float64)
         if self.loss == SOFTMAX:
@@ -181,14 +177,16 @@ def load(path: Path) -> Model:
     held = b"".join(names[:words])
     ends = np.cumsum([0, *map(len, names[:words])])
     data = np.frombuffer(held or b"\0", np.uint8)
-    keys = np.array([kernels.word_key(data, a, b) for a, b in pairwise(ends)], np.uint64)
-    word_ids, word_keys = kernels.table(keys)
-    order = np.argsort(pairs[:, 1])
-    pruned_ids, pruned_keys = kernels.table(pairs[order, 0].astype(np.uint64))
-    kept = np.zeros(max(buckets, 1) // 64 + 1 if pruned >= 0 else 0, np.uint64)
-    np.bitwise_or.at(kept, pairs[:, 0] >> 6, np.uint64(1) << (pairs[:, 0] & 63).astype(np.uint64))
+    word_ids, word_keys = kernels.table(kernels.word_keys(data, ends))
+    kept = np.zeros((max(buckets, 1) // 64 + 1 if pruned >= 0 else 0, 2), np.uint64)
+    if pruned >= 0:  # the rows of the buckets that were kept, in the order of the buckets
+        order = np.argsort(pairs[:, 0])
+        matrix = np.concatenate([matrix[:words], matrix[words:][pairs[order, 1]]])
+        np.bitwise_or.at(kept[:, 0], pairs[:, 0] >> 6, np.uint64(1) << (pairs[:, 0] & 63).astype(np.uint64))
+        per_word = np.bincount(pairs[:, 0] >> 6, minlength=kept.shape[0])
+        kept[:, 1] = np.cumsum(per_word) - per_word
     return Model(
         tuple(name.decode() for name in names[words:]), np.array(counts[words:]), matrix, output, words,
         word_ids, word_keys, names.index(b"</s>") if b"</s>" in names[:words] else -1, max(buckets, 1), shortest,
-        longest, word_ngrams,  pruned_ids, pruned_keys, kept, loss,
+        longest, word_ngrams, kept, loss,
     )  # fmt: skip

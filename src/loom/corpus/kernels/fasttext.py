@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from loom.corpus.kernels.characters import ascii_space
 from loom.corpus.kernels.fingerprints import finish
 from loom.corpus.kernels.interning import PRIME, SEED
+from loom.corpus.kernels.vectors import NONE, bits_set
 from loom.native import kernel
 
 FNV, FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
 NGRAM = np.uint64(116049371)
 CACHE_BITS = 19
 CACHE_BYTES = 64 << 20  # of word vectors
+END = np.frombuffer(b"</s>", np.uint8)
 LEAST = 1e-5  # fastText's guard in every logarithm, and the score below which it keeps silent
 
 
@@ -67,14 +70,27 @@ def word_key(data, low, high):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _row(bucket, words, pruned_ids, pruned_keys, kept):  # type: ignore[no-untyped-def]
-    """The input row of a bucket, -1 where pruning took it: `kept` has a bit a bucket, or is empty."""
-    if kept.size == 0:
+def word_keys(data, offsets):  # type: ignore[no-untyped-def]
+    """`word_key` of every word, uint64[n]."""
+    out = np.empty(offsets.size - 1, np.uint64)
+    for k in range(out.size):
+        out[k] = word_key(data, offsets[k], offsets[k + 1])
+    return out
+
+
+@kernel
+def _row(bucket, words, kept):  # type: ignore[no-untyped-def]
+    """The input row of a bucket, -1 where pruning took it.
+
+    `kept`, uint64[buckets / 64, 2], has a bit a bucket and how many are set before; nothing if none was taken.
+    """
+    if kept.shape[0] == 0:
         return words + bucket
-    if not kept[bucket >> 6] >> np.uint64(bucket & 63) & np.uint64(1):
+    bits = kept[bucket >> 6, 0]
+    here = np.uint64(1) << np.uint64(bucket & 63)
+    if bits & here == NONE:
         return np.int64(-1)
-    found = _lookup(np.uint64(bucket), pruned_ids, pruned_keys)
-    return words + found if found >= 0 else np.int64(-1)
+    return words + np.int64(kept[bucket >> 6, 1]) + bits_set(bits & (here - np.uint64(1)))
 
 
 @kernel
@@ -86,20 +102,21 @@ def _add(out, matrix, row):  # type: ignore[no-untyped-def]
 
 @kernel
 def _word(  # type: ignore[no-untyped-def]
-    data, low, high, wid, end_of_line, out, matrix, words, buckets, shortest, longest, pruned_ids, pruned_keys, kept,
-    padded,
-):  # fmt: skip
+    data, low, high, wid, out, matrix, words, buckets, shortest, longest, kept, padded
+):
     """Add a word's vectors to `out`: its own row and those of its character n-grams; how many they are."""
     count = 0
     if wid >= 0:
         _add(out, matrix, wid)
         count += 1
-    if longest <= 0 or end_of_line:
+    if longest <= 0:
         return count
     size = high - low + 2
     padded[0] = 60
-    padded[1 : size - 1] = data[low:high]
+    for k in range(low, high):
+        padded[1 + k - low] = data[k]
     padded[size - 1] = 62
+    divisor = np.uint32(buckets)
     for i in range(size):
         if padded[i] & 0xC0 == 0x80:
             continue
@@ -116,7 +133,7 @@ def _word(  # type: ignore[no-untyped-def]
                 if j >= size or padded[j] & 0xC0 != 0x80:
                     break
             if n >= shortest and not (n == 1 and (i == 0 or j == size)):
-                row = _row(np.int64(hashed) % buckets, words, pruned_ids, pruned_keys, kept)
+                row = _row(np.int64(hashed % divisor), words, kept)
                 if row >= 0:
                     _add(out, matrix, row)
                     count += 1
@@ -127,7 +144,7 @@ def _word(  # type: ignore[no-untyped-def]
 @kernel
 def hidden(  # type: ignore[no-untyped-def]
     data, offsets, matrix, words, word_ids, word_keys, end_row, buckets, shortest, longest, word_ngrams,
-    pruned_ids, pruned_keys, kept, label,
+    kept, label,
 ):  # fmt: skip
     """The mean input vector of every text, float64[n, dim], as fastText forms it (but summed in 64 bits).
 
@@ -149,8 +166,7 @@ def hidden(  # type: ignore[no-untyped-def]
     sizes = np.zeros(1024, np.int64)
     known = 0
     most = min(slots // 2, CACHE_BYTES // (8 * dim))
-    end = np.frombuffer(b"</s>", np.uint8)
-    end_hash = np.int32(_hash(end, 0, 4))
+    end_hash = np.int32(_hash(END, 0, 4))
     vector = np.zeros(dim)
     for row in range(count):
         at, high = offsets[row], offsets[row + 1]
@@ -195,24 +211,27 @@ def hidden(  # type: ignore[no-untyped-def]
                     found = -1
                 else:
                     found = int(_word(
-                        data, low, at, wid, False, vector, matrix, words, buckets, shortest, longest,
-                        pruned_ids, pruned_keys, kept, padded,
+                        data, low, at, wid, vector, matrix, words, buckets, shortest, longest, kept, padded,
                     ))  # fmt: skip
                 if known < most:
                     if known == vectors.shape[0]:
-                        more = np.zeros((2 * known, dim), np.float64)
-                        more[:known] = vectors
+                        more = np.empty((2 * known, dim), np.float64)
+                        more_sizes = np.empty(2 * known, np.int64)
+                        for k in range(known):  # a slice would need Python's error for unequal shapes
+                            more_sizes[k] = sizes[k]
+                            for d in range(dim):
+                                more[k, d] = vectors[k, d]
                         vectors = more
-                        more_sizes = np.zeros(2 * known, np.int64)
-                        more_sizes[:known] = sizes
                         sizes = more_sizes
                     cached[slot] = known
                     cache_keys[slot] = key
-                    vectors[known] = vector
+                    for d in range(dim):
+                        vectors[known, d] = vector[d]
                     sizes[known] = found
                     known += 1
                 if found >= 0:
-                    mean += vector
+                    for d in range(dim):
+                        mean[d] += vector[d]
             else:
                 found = sizes[number]
                 if found >= 0:
@@ -233,10 +252,66 @@ def hidden(  # type: ignore[no-untyped-def]
                 for j in range(i + 1, min(tokens, i + word_ngrams)):
                     value = value * NGRAM + np.uint64(np.int64(hashes[j]))
                     bucket = np.int64(value % np.uint64(buckets))
-                    place = _row(bucket, words, pruned_ids, pruned_keys, kept)
+                    place = _row(bucket, words, kept)
                     if place >= 0:
                         _add(mean, matrix, place)
                         total += 1
         if total:
-            mean /= total
+            for d in range(dim):
+                mean[d] /= total
     return out
+
+
+@kernel
+def heads(data, offsets, cap):  # type: ignore[no-untyped-def]
+    """Where the first `cap` code points of every text end, int64[n], and whether they are ASCII, bool[n]."""
+    ends = np.empty(offsets.size - 1, np.int64)
+    plain = np.empty(offsets.size - 1, np.bool_)
+    for row in range(ends.size):
+        at, high = offsets[row], offsets[row + 1]
+        points = 0
+        beyond = np.uint8(0)
+        while at < high:
+            byte = data[at]
+            if byte & 0xC0 != 0x80:
+                if points == cap:
+                    break
+                points += 1
+            beyond |= byte
+            at += 1
+        ends[row] = at
+        plain[row] = beyond < 0x80
+    return ends, plain
+
+
+@kernel
+def prepared(data, offsets, ends, plain, others, other_offsets):  # type: ignore[no-untyped-def]
+    """Texts as fastText is asked: lower case, newlines as spaces, stripped; (bytes, offsets int64[n + 1]).
+
+    Those that are not `plain` ASCII come prepared, one after the other, in `others`.
+    """
+    count = ends.size
+    total = others.size
+    for row in range(count):
+        total += ends[row] - offsets[row] if plain[row] else 0
+    out = np.empty(total, np.uint8)
+    places = np.zeros(count + 1, np.int64)
+    size = taken = 0
+    for row in range(count):
+        low, high = offsets[row], ends[row]
+        if plain[row]:
+            while low < high and ascii_space(data[low]):
+                low += 1
+            while high > low and ascii_space(data[high - 1]):
+                high -= 1
+            for at in range(low, high):
+                byte = data[at]
+                out[size] = byte + 32 if 65 <= byte <= 90 else (32 if byte == 10 else byte)
+                size += 1
+        else:
+            for at in range(other_offsets[taken], other_offsets[taken + 1]):
+                out[size] = others[at]
+                size += 1
+            taken += 1
+        places[row + 1] = size
+    return out[:size], places

@@ -64,8 +64,18 @@ def language_v1() -> Tagger:
 
 def _batch_scores(texts: Texts, cap: int | None = None) -> tuple[fasttext.Model, Any]:
     """The model, and its scores of every text or of its first `cap` code points, all languages."""
+    from loom.corpus.kernels.fasttext import heads, prepared
+
     model = fasttext.load(model_path())
-    return model, model.scores(*fasttext.utf8([_prepared(text[:cap]) for text in texts.strings]))
+    data, offsets = texts.utf8
+    ends, plain = heads(data, offsets, np.iinfo(np.int64).max if cap is None else cap)
+    others = [
+        _prepared(data[offsets[row] : ends[row]].tobytes().decode()).encode()
+        for row in np.flatnonzero(~plain).tolist()
+    ]
+    places = np.cumsum([0, *map(len, others)])
+    bytes_of = np.frombuffer(b"".join(others), np.uint8)
+    return model, model.scores(*prepared(data, offsets, ends, plain, bytes_of, places))
 
 
 @tagger("ft_lang_id_en_doc_v2", spans="document", source="Dolma 1.2")
