@@ -1,0 +1,143 @@
+"""Rows fetched through the Hub's own client, from a server on this machine that speaks the Hub's protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import save_file
+
+from loom.evals.written import WRITTEN
+from loom.model.huggingface import config_to_huggingface, to_huggingface
+from loom.tasks import registry
+from tests.evals.conftest import byte_tokenizer, random_model
+from tests.tasks import rows
+
+pytest.importorskip("huggingface_hub")
+REVISION = "refs%2Fconvert%2Fparquet"
+COMMIT = "1" * 40
+
+
+def parquet(lines: list[dict[str, object]]) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(lines), stream)
+    return stream.getvalue()
+
+
+FILES = {
+    ("baber/piqa", "default/validation/0000.parquet"): parquet(rows.ROWS["piqa"]),
+    ("cais/mmlu", "world_religions/test/0000.parquet"): parquet(rows.MMLU),
+    ("cais/mmlu", "world_religions/dev/0000.parquet"): parquet(rows.MMLU_DEV),
+}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A data set's tree, and its files with the headers that the client asks for."""
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        for (repository, name), data in FILES.items():
+            if path == f"/datasets/{repository}/resolve/{REVISION}/{name}":
+                return self.send(data, "application/octet-stream", body)
+        for repository in {repository for repository, _ in FILES}:
+            if path == f"/api/datasets/{repository}/tree/{REVISION}":
+                tree = [
+                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for (owner, name), data in FILES.items()
+                    if owner == repository
+                ]
+                return self.send(json.dumps(tree).encode(), "application/json", body)
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def send(self, data: bytes, kind: str, body: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    out = tmp_path / "model"
+    out.mkdir()
+    made = random_model(context=512)
+    save_file(to_huggingface(made.state_dict(), made.config), out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(config_to_huggingface(made.config, 260, 261)))
+    (out / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
+    return out
+
+
+def evaluate(model: Path, hub: str, tasks: str) -> subprocess.CompletedProcess[str]:
+    home = model.parent
+    command = [
+        sys.executable,
+        "-m",
+        "loom",
+        "eval",
+        str(model),
+        "--tasks",
+        tasks,
+        "--data",
+        str(home / "data"),
+    ]
+    command += ["--fetch", "--no-cache", "--out", str(home / "out"), "--json"]
+    kept = {key: value for key, value in os.environ.items() if "PROXY" not in key.upper()}
+    kept |= {"HF_ENDPOINT": hub, "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=kept)
+
+
+def test_what_is_missing_is_fetched_once_and_scored(model: Path, hub: str) -> None:
+    done = evaluate(model, hub, "piqa,mmlu_world_religions:5shot")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])["results"]
+    assert results["piqa"]["n"] == len(rows.ROWS["piqa"])
+    assert results["mmlu_world_religions:5shot"]["n"] == len(rows.MMLU)
+    again = evaluate(model, "http://127.0.0.1:1", "piqa")  # nothing is asked for twice
+    assert again.returncode == 0, again.stderr
+
+
+def test_what_the_hub_does_not_have_is_one_paragraph(model: Path, hub: str) -> None:
+    done = evaluate(model, hub, "sciq")
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert "allenai/sciq could not be fetched from the Hugging Face Hub" in said
+    assert "sciq.test.parquet yourself" in said
+    assert "Traceback" not in said
+
+
+def test_the_list_names_what_can_be_written() -> None:
+    assert set(registry.WRITTEN) == set(WRITTEN)
