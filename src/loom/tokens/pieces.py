@@ -9,18 +9,24 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loom.native import kernel
+from loom.native import intrinsic, kernel
 
 WRITTEN = 1 << 25  # bytes gathered before they are written
+
+
+@intrinsic("void", "array", "int64", "array", "int64", "int64")
+def MOVE(builder: Any, out: Any, to: Any, data: Any, at: Any, size: Any) -> None:
+    """Copy `size` bytes of `data[at:]` to `out[to:]`, by the C library."""
+    from numba.core.cgutils import raw_memcpy
+
+    raw_memcpy(builder, builder.gep(out, [to]), builder.gep(data, [at]), size, 1)  # type: ignore[no-untyped-call]
 
 
 @kernel
 def put(out, data, starts, ends, targets):  # type: ignore[no-untyped-def]
     """Copy the bytes `data[starts[k]:ends[k]]` to `out[targets[k]:]`."""
     for k in range(starts.size):
-        start, target = starts[k], targets[k]
-        for at in range(ends[k] - start):
-            out[target + at] = data[start + at]
+        MOVE(out, targets[k], data, starts[k], ends[k] - starts[k])
 
 
 def write_pieces(
