@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,20 @@ class Model:
             outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
             shares: Floats = outputs / outputs.sum(axis=1, keepdims=True) + kernels.LEAST
             return shares
-        right = 1.0 / (1.0 + np.exp(-outputs))
-        found = np.ones((offsets.size - 1, len(self.labels)))
-        for label, path in enumerate(self._paths()):
-            for node, goes_right in path:
-                found[:, label] *= (right[:, node] if goes_right else 1.0 - right[:, node]) + kernels.LEAST
+        size = len(self.labels)
+        right = 1.0 / (1.0 + np.exp(-outputs.T))
+        reached = np.ones((2 * size - 1, offsets.size - 1))  # every node of the tree, the root last
+        for node in range(2 * size - 3, -1, -1):
+            above, goes_right = self._tree[node]
+            share = right[above - size] if goes_right else 1.0 - right[above - size]
+            np.multiply(reached[above], share + kernels.LEAST, out=reached[node])
+        found = reached[:size]
         found[found < kernels.LEAST] = 0.0
-        return found
+        return found.T
 
-    def _paths(self) -> list[list[tuple[int, bool]]]:
-        """Every label's way through the Huffman tree: (inner node, whether it goes right)."""
+    @cached_property
+    def _tree(self) -> list[tuple[int, bool]]:
+        """The Huffman tree: every node's parent, and whether it goes right there; labels come first."""
         size = len(self.labels)
         count = [*self.counts.tolist(), *[10**15] * (size - 1)]
         parent, right = [-1] * (2 * size - 1), [False] * (2 * size - 1)
@@ -89,14 +93,7 @@ class Model:
             count[inner] = count[pair[0]] + count[pair[1]]
             parent[pair[0]] = parent[pair[1]] = inner
             right[pair[1]] = True
-        paths = []
-        for label in range(size):
-            path, at = [], label
-            while parent[at] != -1:
-                path.append((parent[at] - size, right[at]))
-                at = parent[at]
-            paths.append(path)
-        return paths
+        return list(zip(parent, right, strict=True))
 
 
 def utf8(texts: Sequence[str]) -> tuple[Any, Any]:
