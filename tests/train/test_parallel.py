@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from loom.errors import LoomError
 from loom.train.checkpoint import read_weights, step_folder
 from loom.train.config import ParallelConfig, RunConfig
 from loom.train.loop import train
@@ -51,6 +52,27 @@ def test_any_layout_gives_the_same_losses(
     ours, theirs = (read_weights(step_folder(folder, STEPS)) for folder in (tmp_path / "run", run))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "strategy", "recompute", "document_mask"),
+    [(2, "ddp", "none", False), (4, "fsdp", "full", True)],
+)
+def test_rows_parted_over_two_ranks_give_the_same_losses(
+    alone, tmp_path: Path, ranks: int, strategy, recompute: str, document_mask: bool
+) -> None:
+    """With document masks the oracle is a run of its own, else the module's."""
+    config, run = alone
+    config = replace(config, data=replace(config.data, document_mask=document_mask))
+    if document_mask:
+        run = tmp_path / "alone"
+        train(config, run)
+    parted = layout(config, strategy, 3, recompute=recompute)
+    parted = replace(parted, parallel=replace(parted.parallel, context=2))
+    launch(ranks, parted, tmp_path / "run")
+    assert losses(tmp_path / "run") == pytest.approx(losses(run), abs=1e-5)
+    with pytest.raises(LoomError, match=r"parallel.context"):
+        train(parted, tmp_path / "one rank")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ class Attention(nn.Module):
         self.out = Linear(config.d_model, config.d_model)
         self.q_norm = Norm(config.d_model, config, "rmsnorm") if config.qk_norm else None
         self.k_norm = Norm(config.kv_width, config, "rmsnorm") if config.qk_norm else None
+        self.exchange: Callable[[Tensor], Tensor] | None = None
+        """In training, where x is a part of its row: keys or values of the part -> of the whole row."""
 
     def forward(
         self,
@@ -94,6 +96,8 @@ class Attention(nn.Module):
         v = v.view(heads).transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
+        if self.exchange is not None and self.training:
+            k, v = self.exchange(k), self.exchange(v)
         seen = attend(q, k, v, mask, self.training).transpose(1, 2).reshape(x.shape)
         mixed: Tensor = self.out(seen if at is None else seen.flatten(0, 1)[at])
         return mixed

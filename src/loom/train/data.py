@@ -43,6 +43,8 @@ class Batch:
     weights: Tensor | None = None
     position_ids: Tensor | None = None
     document_ids: Tensor | None = None
+    attn_mask: Tensor | None = None
+    """Instead of document ids, where a row is parted over ranks (`loom.train.context`)."""
     segments: Tensor | None = None
     targets: Tensor | None = None
     """sft, dpo: flat places [n] of the [B * T] grid that have a label: only they are projected to logits."""

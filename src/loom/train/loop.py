@@ -111,7 +111,7 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
         rehearse(run, out, micro)
     batches = steps(
         run.data, run.stages, run.step + 1, config.train.steps,
-        rank=world.rank, ranks=world.size, micro_batch=micro,
+        rank=run.context.reader, ranks=run.context.readers, micro_batch=micro,
     )  # fmt: skip
     log = _Log(run)
     profiler = Profile(config.train.profile, out, world)
@@ -182,7 +182,8 @@ def take_step(run: Run, batch: StepBatches, norms: bool = False) -> dict[str, Te
     """
     config, world = run.config, run.world
     schedule = config.schedule
-    local = torch.tensor([sum(b.denominator for b in batch.batches)], dtype=torch.float64)
+    counted = sum(b.denominator for b in batch.batches) / run.context.ranks
+    local = torch.tensor([counted], dtype=torch.float64)
     denominator = world.sum(local.to(world.device)).squeeze()
     if world.device.type == "cpu" and float(denominator) == 0:
         raise LoomError(
@@ -193,7 +194,7 @@ def take_step(run: Run, batch: StepBatches, norms: bool = False) -> dict[str, Te
     totals: dict[str, Tensor] = {}
     for number, micro in enumerate(batch.batches):
         with accumulate(run.model, last=number == len(batch.batches) - 1):
-            total, sums = run.objective(run.model, micro.to(world.device))
+            total, sums = run.objective(run.model, run.context.part(micro.to(world.device)))
             (total * scale).backward()  # type: ignore[no-untyped-call]
         for name, value in sums.items():
             totals[name] = totals[name] + value if name in totals else value

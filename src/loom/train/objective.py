@@ -46,6 +46,7 @@ class LanguageModel:
             batch.input_ids,
             position_ids=batch.position_ids,
             document_ids=batch.document_ids,
+            attn_mask=batch.attn_mask,
             readout=readout,
         )
         sums = {"loss": total.detach()}

@@ -23,9 +23,10 @@ from loom.train.start import Run
 
 def rehearse(run: Run, out: Path, micro_batch: int) -> None:
     """Raises `LoomError` naming what this machine cannot do. All ranks take part."""
-    batch = collate_step(run.data, run.stages, 1, run.world.rank, run.world.size, micro_batch)[0]
+    readers = run.context.reader, run.context.readers
+    batch = collate_step(run.data, run.stages, 1, *readers, micro_batch)[0].to(run.world.device)
     try:
-        total, _ = run.objective(run.model, batch.to(run.world.device))
+        total, _ = run.objective(run.model, run.context.part(batch))
         total.backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError as error:
         raise LoomError(

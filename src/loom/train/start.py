@@ -30,6 +30,7 @@ from loom.train.checkpoint import (
     read_weights,
 )
 from loom.train.config import RunConfig, batch_stages
+from loom.train.context import Context
 from loom.train.data import Data, PackedRows, Pairs, Windows, identities, open_folders
 from loom.train.documents import DocumentTable
 from loom.train.lora import attach, start_adapters
@@ -55,6 +56,7 @@ class Run:
 
     config: RunConfig
     world: World
+    context: Context
     model: nn.Module
     card: ModelCard
     optimizer: torch.optim.AdamW
@@ -191,7 +193,8 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
             f"set model.context_length."
         )
     data = open_data(config, folders, length, documents)
-    stages = batch_stages(config, length, world.size)
+    context = Context(config.parallel.context, world, length, train.objective)
+    stages = batch_stages(config, length, context.readers)
     card = ModelCard(
         shape,
         SpecialToken(folders[0].eos.id, folders[0].eos.token),
@@ -205,6 +208,7 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
         if initial is None:
             raise LoomError("train.lora adds to a model that is there: set train.init.")
         attach(blank, train.lora)
+    context.attach(blank)
     model = parallelize(blank, world, config.parallel, train, compiled)
     if resumed is None or train.objective == "dpo":
         if initial is None:
@@ -227,7 +231,20 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
         notes.append(f"resumed from step {step}")
     objective = build_objective(config, reference)
     return Run(
-        config, world, model, card, optimizer, guard, objective, data, stages, length, step, inputs, notes
+        config,
+        world,
+        context,
+        model,
+        card,
+        optimizer,
+        guard,
+        objective,
+        data,
+        stages,
+        length,
+        step,
+        inputs,
+        notes,
     )
 
 
