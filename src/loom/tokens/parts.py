@@ -167,6 +167,24 @@ def _numbers(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, held.size, [None, pa.py_buffer(held)])
 
 
+def _integers(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of 64-bit numbers, none missing."""
+    kind = np.dtype(np.uint64 if column.type == pa.uint64() else np.int64)
+    parts = [np.zeros(0, kind)]
+    for chunk in column.chunks:
+        parts.append(np.frombuffer(chunk.buffers()[1], kind, len(chunk), chunk.offset * 8))
+    return np.concatenate(parts)
+
+
+def _held_out(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """A column of yes and no, none missing."""
+    parts = [np.zeros(0, np.bool_)]
+    for chunk in column.chunks:
+        bits = np.unpackbits(np.frombuffer(chunk.buffers()[1], np.uint8), bitorder="little")
+        parts.append(bits[chunk.offset : chunk.offset + len(chunk)].astype(np.bool_))
+    return np.concatenate(parts)
+
+
 def write_table(path: Path, table: pa.Table, durable: bool = True) -> None:
     """A Parquet file, zstd, the same bytes every time. `durable` is `atomic_write`'s."""
     with atomic_write(path, durable) as stream:
@@ -209,9 +227,9 @@ def write_shard(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
             where.append(np.full(len(table), position))
     table = pa.concat_tables(chosen) if chosen else pa.schema([*BASE_SCHEMA, *INDEX_FIELDS]).empty_table()
     owner = np.concatenate(where) if where else np.zeros(0, np.int64)
-    order = np.argsort(table.column("hash").to_numpy(), kind="stable")
+    order = np.argsort(_integers(table.column("hash")), kind="stable")
     table, owner = table.take(_numbers(order, pa.int64())), owner[order]
-    starts, ends = table.column("start").to_numpy(), table.column("end").to_numpy()
+    starts, ends = _integers(table.column("start")), _integers(table.column("end"))
     dtype = np.dtype(settings["dtype"])
     _gather(out, task, task.outputs[0], ".ids", dtype, owner, starts, ends)
     if settings["weights"]:
@@ -248,7 +266,7 @@ def _rows(path: Path, low: int, high: int, every: bool, held_out: bool) -> pa.Ta
     """The rows of a part's index in a range of the hash (or `every` one), held out or not."""
     if every:
         table = pq.ParquetFile(path).read()
-        wanted = table.column("held_out").to_numpy() == held_out
+        wanted = _held_out(table.column("held_out")) == held_out
         return table if wanted.all() else table.filter(_numbers(wanted, pa.bool_()))
     return pq.read_table(
         path,
