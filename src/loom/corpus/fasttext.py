@@ -7,6 +7,7 @@ sums in 32 bits, this in 64.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -144,9 +145,17 @@ class _Reader:
         return out
 
 
-@cache
+_LOADING = threading.Lock()
+
+
 def load(path: Path) -> Model:
     """Read a model, once a process. Raises `LoomError` for a file that is none, or of a kind not read here."""
+    with _LOADING:  # workers that start together wait for one of them
+        return _loaded(path)
+
+
+@cache
+def _loaded(path: Path) -> Model:
     from loom.corpus.kernels import fasttext as kernels
 
     reader = _Reader(path.read_bytes())
