@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from loom.errors import LoomError
 from loom.train import rehearsal
@@ -45,7 +47,9 @@ def test_a_disk_that_changes_what_it_holds_is_found(tmp_path: Path, tokens: Path
 
 def test_a_full_disk_is_found_before_the_first_step(tmp_path: Path, tokens: Path, monkeypatch) -> None:
     def full(*args, **options):
-        raise OSError(28, "No space left on device")
+        # As torch raises it; it is no `Exception`.
+        error = OSError(28, "No space left on device")
+        raise CheckpointException("save", {0: (error, traceback.extract_stack())})
 
     monkeypatch.setattr(rehearsal.state_dict_saver, "save", full)
     with pytest.raises(LoomError, match=r"No space left.*No step was taken"):

@@ -384,8 +384,8 @@ class Saver:
         if isinstance(error, LoomError):
             raise error
         raise LoomError(
-            f"The checkpoint could not be written below {self.run} ({_reason(error)}). The one before it is whole: "
-            f"make room or mend the folder, and run the same command again."
+            f"The checkpoint could not be written below {self.run} ({reason(error, self.run)}). The one before it "
+            f"is whole: make room or mend the folder, and run the same command again."
         ) from error
 
     def _guarded(self, folder: Path, state: TrainState, tensors: Any) -> None:
@@ -420,9 +420,13 @@ class Saver:
             shutil.rmtree(folder)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException, folder: Path) -> str:
+    """Why writing below `folder` failed, in a line, and how much room there is."""
     failures = getattr(error, "failures", None)  # dcp's exception keeps one a rank
     if isinstance(failures, dict) and failures:
         first = next(iter(failures.values()))
-        return _reason(first[0] if isinstance(first, tuple) else first)
-    return str(error) or type(error).__name__
+        return reason(first[0] if isinstance(first, tuple) else first, folder)
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    if "inline_container" in said:
+        said = "torch's writer stopped short, as it does when a disk is full"
+    return f"{said}; {shutil.disk_usage(folder).free / 1e6:,.0f} MB are free there"

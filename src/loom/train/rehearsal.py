@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.tensor import DTensor
 
 from loom.errors import LoomError
-from loom.train.checkpoint import training_state
+from loom.train.checkpoint import reason, training_state
 from loom.train.loader import collate_step
 from loom.train.start import Run
 
@@ -50,10 +51,10 @@ def _round_trip(run: Run, folder: Path) -> None:
         state_dict_saver.save(state, storage_writer=FileSystemWriter(folder), no_dist=alone)
         found = {name: torch.zeros_like(value) for name, value in state["model"].items()}
         state_dict_loader.load({"model": found}, storage_reader=FileSystemReader(folder), no_dist=alone)
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # torch's own is no Exception
         raise LoomError(
-            f"A checkpoint could not be written to {folder.parent} and read back ({error}): make room there, or "
-            f"choose another --out. No step was taken."
+            f"A checkpoint could not be written to {folder.parent} and read back ({reason(error, folder.parent)}): "
+            f"make room there, or choose another --out. No step was taken."
         ) from error
     finally:
         run.world.barrier()
