@@ -152,3 +152,13 @@ def test_canonical_json_does_not_depend_on_the_order_of_keys(value: object) -> N
 
     assert canonical_json(turned(value)) == canonical_json(value)
     assert json.loads(canonical_json(value)) == value
+
+
+def test_what_is_not_of_the_kind_is_not_discarded(tmp_path: Path) -> None:
+    held = make(tmp_path / "documents")
+    with pytest.raises(LoomError, match="documents"):
+        artifact.discard(held.path, "tokens")
+    assert artifact.load(held.path, "documents").digest == held.digest
+    artifact.discard(held.path, "documents")
+    with pytest.raises(LoomError):
+        artifact.load(held.path, "documents")

@@ -369,8 +369,12 @@ def refuse_other(path: Path, kind: str) -> None:
         raise LoomError(f"{path} already holds something else, {held!r}: name another folder.")
 
 
-def discard(path: Path) -> None:
-    """Take an outdated artifact's claim away before it is made anew: its manifest goes first."""
+def discard(path: Path, kind: str) -> None:
+    """Take an outdated artifact's claim away before it is made anew: its manifest goes first.
+
+    Raises `LoomError` where the folder holds something other than a `kind`.
+    """
+    refuse_other(path, kind)
     for name in (MANIFEST, RUN, FILES):
         try:
             (path / name).unlink(missing_ok=True)

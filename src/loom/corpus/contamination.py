@@ -63,7 +63,7 @@ def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = 
     plain = to_plain(recipe)
     if (before := finished(root, "attributes", plain, inputs)) is not None:
         return before
-    discard(root)
+    discard(root, "attributes")
     settings = {**plain, "files": [str(path) for path in against]}
     searched = search_terms(settings)
     extra = tuple(Input(str(path), digest_file(path)) for path in against)

@@ -75,7 +75,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     plain = to_plain(recipe)
     if (before := finished(out, "documents", plain, inputs)) is not None:
         return before
-    discard(out)
+    discard(out, "documents")
     engine = engine or LocalEngine()
     owners = [name for name, found in files.items() for _ in found]
     flat = [file for found in files.values() for file in found]

@@ -202,7 +202,7 @@ def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> l
     if missing:
         for name in groups:
             if name not in artifacts:
-                discard(root / "attributes" / name)
+                discard(root / "attributes" / name, "attributes")
         made = _run(recipe, missing, files, root, engine or LocalEngine())
         for name in groups:
             if name not in artifacts:

@@ -44,7 +44,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     started = time.monotonic()
     planned = planned or plan(recipe)
     recipe = planned.recipe
-    artifact.discard(out)
+    artifact.discard(out, "evaluation")
     results: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {}
     names: list[str] = []

@@ -96,7 +96,7 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
         recipe.shard_bytes,
     )
     names = file_names(len(shards))
-    discard(out)
+    discard(out, "model")
     _room(out, names)
     written = _write_weights(source, out, shards, names, dtype)
     small = _write_small(source, out, tokenizer, template, type_name(dtype))

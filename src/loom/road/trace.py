@@ -39,7 +39,7 @@ def trace_answers(index: Artifact, answers: Artifact, run: Path, out: Path) -> A
     from loom.trace.query import open_index
     from loom.trace.trace import trace
 
-    artifact.discard(out)
+    artifact.discard(out, "trace")
     opened = open_index(index.path)
     told: list[dict[str, Any]] = []
     pages: list[str] = []

@@ -81,7 +81,7 @@ def survey(asked: Survey, out: Path, engine: Engine | None = None) -> Artifact:
         raise LoomError(
             f"{out} already holds something else. Give the survey a folder of its own with --out."
         )
-    artifact.discard(out)
+    artifact.discard(out, "survey")
     analyses = build(names, asked.options)
     results, partials = [], []
     for number, corpus in enumerate(corpora):

@@ -79,7 +79,7 @@ def make_questions(recipe: QuestionsRecipe, out: Path) -> Artifact:
     train = [function for function in rest if not shares_ngram(function.summary, banned)]
     pairs = list(_pairs(_by_module(train).values(), recipe.seed))
     heldout_pairs = list(_pairs(groups, recipe.seed))
-    artifact.discard(out)
+    artifact.discard(out, "questions")
     rows = {
         "sft.jsonl": _write(out / "sft.jsonl", map(_conversation, train)),
         "pairs.jsonl": _write(out / "pairs.jsonl", pairs),

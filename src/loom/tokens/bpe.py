@@ -77,7 +77,7 @@ def train(recipe: TrainTokenizer, out: Path) -> Artifact:
                 f"{folder} already holds {artifact.load(folder).kind!r}. Give the tokenizer a folder of its "
                 f"own with --out."
             )
-        artifact.discard(folder)
+        artifact.discard(folder, "tokenizer")
     pieces: list[bytes] = []
     documents = size = 0
     limit = int(recipe.sample * 2**64)

@@ -227,7 +227,7 @@ def already(out: Path, settings: Mapping[str, Any], inputs: Sequence[Input]) -> 
     for name in [item.path for item in held.outputs]:
         (out / name).unlink(missing_ok=True)
     for folder in (out / HELD_OUT, out):
-        artifact.discard(folder)
+        artifact.discard(folder, "tokens")
     return None
 
 

@@ -125,7 +125,7 @@ def _already(out: Path, settings: Mapping[str, Any], inputs: Sequence[Input]) ->
         raise LoomError(f"{out} already holds {held.kind!r}. Give the index a folder of its own with --out.")
     for item in held.outputs:
         (out / item.path).unlink(missing_ok=True)
-    artifact.discard(out)
+    artifact.discard(out, "index")
     return None
 
 

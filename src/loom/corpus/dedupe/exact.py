@@ -72,11 +72,13 @@ TRAILER = 16  # bytes at the end: how many arrays, and MAGIC
 MAGIC = b"LOOMARR1"
 
 
-def save(path: Path, durable: bool = True, **arrays: npt.NDArray[Any]) -> None:
-    """Arrays in one file, without times, atomically; a table at its end says where each one is.
+def save(path: Path, **arrays: npt.NDArray[Any]) -> None:
+    """Arrays in one file, without times, atomically; a table at its end says where each one is."""
+    save_arrays(path, arrays)
 
-    `durable` is `atomic_write`'s.
-    """
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], durable: bool = True) -> None:
+    """`save`, with `atomic_write`'s `durable`."""
     entries = np.zeros(len(arrays), ENTRY)
     at = 0
     with atomic_write(path, durable) as stream:

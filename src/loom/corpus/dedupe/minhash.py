@@ -66,7 +66,7 @@ def minhash(recipe: MinHash, engine: Engine | None = None, out: Path | None = No
     plain = to_plain(recipe)
     if (before := finished(root, "attributes", plain, inputs)) is not None:
         return before
-    discard(root)
+    discard(root, "attributes")
     engine = engine or LocalEngine()
     settings = {key: plain[key] for key in ("words", "bands", "rows", "seed")}
     signed = engine.run(

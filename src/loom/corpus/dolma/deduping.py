@@ -67,7 +67,7 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
     plain = {"dedupe": to_plain(rules), "bloom_filter": to_plain(chosen.bloom_filter), "compat": compat}
     if (before := finished(root, "attributes", plain, inputs)) is not None:
         return before
-    discard(root)
+    discard(root, "attributes")
     settings = {"dedupe": to_plain(rules), "compat": compat, "since": _since(engine)}
     tasks = [
         Task((item,), (f"{WORK}/{index:06d}.prints",), {"path": str(path)})
@@ -162,7 +162,7 @@ def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     held = {name: np.concatenate(parts) for name, parts in made.items()}
     for name, sizes in (("firsts", "per_row"), ("id_offsets", "id_sizes")):
         held[name] = np.concatenate([[0], np.cumsum(held.pop(sizes))]).astype(np.int64)
-    exact.save(out / task.outputs[0], durable=not settings["since"], **held)
+    exact.save_arrays(out / task.outputs[0], held, durable=not settings["since"])
     return Done({task.outputs[0]: rows}, {"documents": rows, "keyed": keyed})
 
 
@@ -309,7 +309,7 @@ def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
             found = look[found]
         count += found.size
         tables[f"{index:08d}"] = found.astype(np.uint32)
-    exact.save(out / task.outputs[0], durable=True, **tables)
+    exact.save(out / task.outputs[0], **tables)
     if len(task.outputs) > 1:
         with atomic_write(out / task.outputs[1]) as stream:
             stream.write(bits.data)

@@ -62,7 +62,7 @@ def _mix_stream(stream: config.Stream, pack: bool, compat: str, engine: Engine) 
     recipe = {"stream": stream_plain, "compat": compat, "shuffle": pack}
     if (before := finished(out, "documents", recipe, inputs)) is not None:
         return before
-    discard(out)
+    discard(out, "documents")
     by_path = {item.path: item for item in inputs}
     tasks = [
         Task(

@@ -71,7 +71,7 @@ def collect(dump: Dump, out: Path, engine: Engine | None = None) -> Artifact:
     plain = to_plain(dump)
     if (before := finished(out, "documents", plain, inputs)) is not None:
         return before
-    discard(out)
+    discard(out, "documents")
     tasks = [
         Task((item, *inputs[len(paths) :]), (f"documents/{dump.kind}/{stem}.jsonl.zst",), {"path": str(path)})
         for item, stem, path in zip(inputs, stems, paths, strict=False)

@@ -74,7 +74,7 @@ def collect(recipe: Collect, out: Path, engine: Engine | None = None) -> Artifac
     started = time.monotonic()
     if (finished := _finished(recipe, out)) is not None:
         return finished
-    discard(out)
+    discard(out, "documents")
     engine = engine or LocalEngine()
     rendered = _render(recipe, out, engine)
     sizes = {name: sum(done.counters["bytes"] for done in parts) for name, parts in rendered.items()}

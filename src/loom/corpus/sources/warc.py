@@ -72,7 +72,7 @@ def collect(recipe: Warc, out: Path, engine: Engine | None = None) -> Artifact:
     plain = to_plain(recipe)
     if (before := finished(out, "documents", plain, inputs)) is not None:
         return before
-    discard(out)
+    discard(out, "documents")
     tasks = [
         Task(
             (item,),
