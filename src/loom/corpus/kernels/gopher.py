@@ -141,7 +141,7 @@ def _ngrams(words, ids, counts, sums, characters, out, numbers, places, table, s
                 k = int(places[j])
                 if found > best_count:
                     best_count, best_at = found, k
-                repeated += sums[k + n] - sums[k]
+                repeated += np.int64(sums[k + n] - sums[k])
                 places[alive] = k
                 numbers[alive] = numbers[j]
                 alive += 1
@@ -151,9 +151,9 @@ def _ngrams(words, ids, counts, sums, characters, out, numbers, places, table, s
         else:
             total = 0  # of sums[k + n] - sums[k]: all but the outermost cancel
             for k in range(max(n, positions), words + 1):
-                total += sums[k]
+                total += np.int64(sums[k])
             for k in range(min(n, positions)):
-                total -= sums[k]
+                total -= np.int64(sums[k])
             out[n - 2] = repeated / max(total, 1)
     return stamp
 
@@ -168,6 +168,7 @@ def gopher(data, offsets, characters, merge_newlines):  # type: ignore[no-untype
     documents = offsets.size - 1
     out = np.full((documents, 19), np.nan)
     capacity = 0
+    table = np.zeros((1, 2), np.uint64)
     held = np.empty(64, np.uint8)
     histogram = np.zeros(SHORT_WORD, np.int64)
     stamp = np.uint64(0)
@@ -184,7 +185,7 @@ def gopher(data, offsets, characters, merge_newlines):  # type: ignore[no-untype
             lines += 1
             at = newline(data, at + 1, high)
         if capacity < max(words, lines) + 1:
-            capacity = max(words, lines) + max(words, lines) // 4 + 1024
+            capacity = max(words, lines) + min(max(words, lines) // 4, 1 << 20) + 1024
             starts = np.empty(capacity, np.int32)
             ends = np.empty(capacity, np.int32)
             ids = np.empty(capacity, np.int32)
@@ -193,10 +194,10 @@ def gopher(data, offsets, characters, merge_newlines):  # type: ignore[no-untype
             counts = np.empty(capacity, np.int32)
             facts = np.empty(capacity, np.uint8)
             lengths = np.empty(capacity, np.int32)
-            places = np.empty(capacity, np.int32)
-            numbers = np.empty(capacity, np.int32)
-            sums = np.empty(capacity + 1, np.int64)
-            table = np.zeros((1 << table_bits(capacity), 2), np.uint64)
+            sums = np.empty(capacity + 1, np.int32)
+        slots = 1 << max(table_bits(words * 5 // 8), table_bits(lines))
+        if table.shape[0] < slots:
+            table = np.zeros((slots, 2), np.uint64)
             stamp = np.uint64(0)
 
         # Words.
@@ -231,7 +232,8 @@ def gopher(data, offsets, characters, merge_newlines):  # type: ignore[no-untype
         values[12] = symbols / max(words, 1)
         values[13] = with_alpha / max(words, 1)
         values[14] = required
-        stamp = _ngrams(words, ids, counts, sums, total, values, numbers, places, table, stamp)
+        # Where words begin and end is not asked again.
+        stamp = _ngrams(words, ids, counts, sums, total, values, starts, ends, table, stamp)
 
         # Lines, numbered in the same table.
         stamp += np.uint64(1)
