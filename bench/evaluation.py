@@ -47,6 +47,7 @@ from loom.evals.items import Layout, score_items  # noqa: E402
 from loom.evals.perplexity import Document, score_documents  # noqa: E402
 from loom.model.config import ModelConfig  # noqa: E402
 from loom.model.huggingface import config_to_huggingface, to_huggingface  # noqa: E402
+from loom.model.product import hasten  # noqa: E402
 from loom.model.transformer import Transformer  # noqa: E402
 from loom.tasks import data, registry  # noqa: E402
 from loom.tokens.tokenizer import Tokenizer  # noqa: E402
@@ -460,6 +461,8 @@ def main() -> None:
         shape, work, limit, sizes = ROWS[name]
         batches = tuple(map(int, options.batches.split(","))) if options.batches else sizes
         model = make_model(shape)
+        if name != "inloop":  # a model that is trained is not hastened; one that is loaded is
+            hasten(model)
         given = Setup(model, tokenizer, make_peer(model, tokenizer_file), options.limit or limit, batches)
         setup = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

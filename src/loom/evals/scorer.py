@@ -20,6 +20,7 @@ from torch import Tensor
 
 from loom.console import Progress
 from loom.evals.rows import EMPTY, Row, batches, join
+from loom.model.product import quick_linear
 
 Floats = NDArray[np.float64]
 LOGITS_AT_ONCE = 1 << 22  # entries of the logit matrix held at a time: 16 MiB in float32, in a cache's reach
@@ -174,7 +175,7 @@ def log_probabilities(hidden: Tensor, matrix: Tensor, which: Tensor, targets: Te
         chosen = torch.zeros(len(row), dtype=torch.float32, device=hidden.device)
         step = max(1, LOGITS_AT_ONCE // len(rows))
         for first in range(0, len(weight), step):
-            logits = F.linear(rows, weight[first : first + step]).float()
+            logits = quick_linear(rows, weight[first : first + step]).float()
             column = target - first
             here = (column >= 0) & (column < logits.shape[1])
             value = logits[row, column.clamp(0, logits.shape[1] - 1)]

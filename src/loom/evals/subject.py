@@ -12,6 +12,7 @@ import torch
 from loom import artifact
 from loom.errors import LoomError
 from loom.evals.foreign import is_foreign, load_foreign
+from loom.model.product import hasten
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.opening import open_model
 
@@ -43,6 +44,7 @@ def load_subject(path: Path, dtype: str = "float32", device: str | None = None) 
         rows, length = model.vocab_size, model.context_length
     else:
         model, folder = open_model(path, DTYPES[dtype])
+        hasten(model)
         there, rows, length = folder.path, model.config.vocab_size, model.config.context_length
     tokenizer = Tokenizer.load(there)
     if tokenizer.vocab_size > rows:

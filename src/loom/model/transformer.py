@@ -24,12 +24,14 @@ Readout = Callable[[Tensor, Tensor], Any]
 class Linear(nn.Module):
     """y = x Wᵀ with the weight cast to the type of x."""
 
+    product: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
+
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return self.product(x, self.weight.to(x.dtype))
 
 
 class Norm(nn.Module):

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loom.model.attention import attend
+from loom.model.product import quick_linear
 from loom.model.transformer import Block, Norm, Transformer, rotation_angles
 from loom.serve.step import PHASES, Rows, Shape, Weights, step
 
@@ -165,14 +166,14 @@ class Reading:
             return None
         self.cache.length += self.count
         last = self.decoder.model.norm(self.x[-1])
-        logits: np.ndarray[Any, Any] = F.linear(last, self.decoder.output).float().numpy()
+        logits: np.ndarray[Any, Any] = quick_linear(last, self.decoder.output).float().numpy()
         return logits
 
     def _attention(self, i: int, x: Tensor, wanted: int) -> Tensor:
         """What the last `wanted` rows of x [n, d] see; keys and values of all n are stored."""
         config, layer = self.decoder.config, self.decoder.layers[i]
         attention, d = layer.block.attention, config.head_dim
-        q, k, v = torch.split(F.linear(x, layer.qkv), self.decoder.widths, dim=-1)
+        q, k, v = torch.split(quick_linear(x, layer.qkv), self.decoder.widths, dim=-1)
         if isinstance(attention.q_norm, Norm) and isinstance(attention.k_norm, Norm):
             q, k = attention.q_norm(q), attention.k_norm(k)
         if (bound := config.clip_qkv) is not None:
@@ -182,14 +183,14 @@ class Reading:
         v = v.reshape(len(x), -1, d).transpose(0, 1)
         keys, values = self.cache.store(i, k, v)
         mixed = attend(q[None, :, -wanted:], keys[None], values[None], None)[0]
-        return F.linear(mixed.transpose(0, 1).flatten(1), layer.out)
+        return quick_linear(mixed.transpose(0, 1).flatten(1), layer.out)
 
 
 def _mlp(layer: _Layer, x: Tensor) -> Tensor:
     block = layer.block
     h = x if block.after else block.mlp_norm(x)
-    gate, up = F.linear(h, layer.gate_up).chunk(2, dim=-1)
-    h = F.linear(F.silu(gate).mul_(up), layer.down)
+    gate, up = quick_linear(h, layer.gate_up).chunk(2, dim=-1)
+    h = quick_linear(F.silu(gate).mul_(up), layer.down)
     out: Tensor = x + (block.mlp_norm(h) if block.after else h)
     return out
 

@@ -141,7 +141,7 @@ def _ngrams(words, ids, counts, sums, characters, out, numbers, places, table, s
                 k = int(places[j])
                 if found > best_count:
                     best_count, best_at = found, k
-                repeated += np.int64(sums[k + n] - sums[k])
+                repeated += int(sums[k + n] - sums[k])
                 places[alive] = k
                 numbers[alive] = numbers[j]
                 alive += 1
@@ -151,9 +151,9 @@ def _ngrams(words, ids, counts, sums, characters, out, numbers, places, table, s
         else:
             total = 0  # of sums[k + n] - sums[k]: all but the outermost cancel
             for k in range(max(n, positions), words + 1):
-                total += np.int64(sums[k])
+                total += int(sums[k])
             for k in range(min(n, positions)):
-                total -= np.int64(sums[k])
+                total -= int(sums[k])
             out[n - 2] = repeated / max(total, 1)
     return stamp
 
