@@ -77,7 +77,8 @@ def test_attribute_rows_are_the_plain_writer_s(rows: list[Any], short: bool) -> 
 
 def places(text: str) -> st.SearchStrategy[list[Any]]:
     size = max(len(text), 1)
-    span = st.tuples(st.integers(0, size), st.integers(0, size + 1), st.sampled_from([0, 0.25, 0.5, 1]))
+    scores = st.sampled_from([0, 0.25, 0.5, 1, 1.0, 1e-05, 2.5e-7])
+    span = st.tuples(st.integers(0, size), st.integers(0, size + 1), scores)
     return st.lists(span.map(list), max_size=4)
 
 
@@ -88,10 +89,31 @@ def marked(draw: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return row, {key: draw(places(row["text"])) for key in keys}
 
 
+FILTERS: list[dict[str, list[str]]] = [
+    {"exclude": ["$.metadata[?(@.a == 1)]"]},
+    {
+        "include": ["$.attributes[?(@.bff)]", "$.attributes[?(@.other && @.other[0])]"],
+        "exclude": [
+            "$.attributes[?(@.pii && @.pii[0] && @.pii[0][2] > 0.3)]",
+            "$@.attributes[?(@.pii[0][2])]",
+        ],
+    },
+    {"exclude": ["$.attributes[?(@.bff[0][2] < 1e-4 )]", "$.attributes[?(@.other[0][2] < 0.00002)]"]},
+    {"exclude": ["$.attributes[?(@.bff[0][2] >= 1)]", "$.attributes[?(@.other[0][2] == 0.5)]"]},
+    {"include": ["$.attributes[?(@.bff[0][2] <= 1.0)]"]},
+]
+
+
 @pytest.mark.parametrize("compat", ["", "dolma-1.2"])
-@settings(max_examples=60, deadline=None)
-@given(rows=st.lists(marked(), min_size=1, max_size=5), least=st.sampled_from([0, 1, 5]))
-def test_mixing_by_columns_is_mixing_by_rows(compat: str, rows: list[Any], least: int) -> None:
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(marked(), min_size=1, max_size=5),
+    least=st.sampled_from([0, 1, 5]),
+    chosen=st.sampled_from(FILTERS),
+)
+def test_mixing_by_columns_is_mixing_by_rows(
+    compat: str, rows: list[Any], least: int, chosen: dict[str, list[str]]
+) -> None:
     rows = [({**row, "id": f"{index}-{row['id']}"}, values) for index, (row, values) in enumerate(rows)]
     outputs = []
     original = columns.eligible
@@ -111,7 +133,7 @@ def test_mixing_by_columns_is_mixing_by_rows(compat: str, rows: list[Any], least
                     "discard_fields": ["attributes"],
                     "min_text_length": least,
                 },
-                "filter": {"exclude": ["$.metadata[?(@.a == 1)]"]},
+                "filter": chosen,
                 "span_replacement": [
                     {"span": "$.attributes.bff", "min_score": 0.5, "replacement": ""},
                     {

@@ -6,8 +6,10 @@ the text goes this way. A block with anything unusual in it goes row by row afte
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,17 @@ import numpy as np
 import orjson
 
 from loom.corpus.documents import read_blocks
-from loom.corpus.dolma import config
+from loom.corpus.dolma import config, names
 from loom.corpus.dolma.replace import Span
 
 DIRECT = re.compile(r"\$@?\.attributes\.([A-Za-z_]\w*)")
+RULE = re.compile(r"\$@?\.attributes\[\?\((.*)\)\]")
+TEST = re.compile(
+    r"\s*@\.([A-Za-z_]\w*)(?:(\[0\])(?:\[2\](?:\s*([<>]=?|==)\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?))?)?)?\s*"
+)
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "==": operator.eq
+}  # fmt: skip
 HEAD = ("id", "attributes")
 BLOCK = 1 << 23  # bytes of lines taken up at a time: what stays in the processor's cache
 UNKNOWN = 7  # behind the fields of a row: whether it has others, or nulls
@@ -40,6 +49,38 @@ def eligible(stream: config.Stream, files: Sequence[str]) -> bool:
         and not {"id", "text", "metadata"} & set(stream.output.discard_fields)
         and ("attributes" in stream.output.discard_fields or not stream.attributes)
     )
+
+
+@dataclass(frozen=True)
+class Test:
+    """Of a name's spans: whether there are any (`first`), or it at all, or how the first one's score compares."""
+
+    name: str
+    first: bool
+    compare: str | None
+    bound: float
+
+
+def rules(stream: config.Stream, compat: str) -> tuple[list[list[Test]], list[list[Test]]] | None:
+    """The filter as tests that must all hold, of each include and exclude; None where it asks for more."""
+    chosen = stream.filter or config.Filter()
+    found: list[list[list[Test]]] = []
+    for texts in (chosen.include, chosen.exclude):
+        found.append([])
+        for text in texts:
+            rule = RULE.fullmatch(text.strip())
+            if rule is None or chosen.syntax != "jsonpath" or (not compat and names.mend(text) != text):
+                return None
+            parts = [TEST.fullmatch(part) for part in rule[1].split("&&")]
+            tests = [
+                Test(part[1], bool(part[2]), part[3], float(part[4] or 0))
+                for part in parts
+                if part is not None
+            ]
+            if len(tests) < len(parts):
+                return None
+            found[-1].append(tests)
+    return found[0], found[1]
 
 
 class Lines:
@@ -78,19 +119,22 @@ def blocks(document: Path, attributes: Sequence[str]) -> Iterator[tuple[bytes, l
 class Columns:
     """A block of documents and its attributes by columns."""
 
-    def __init__(self, stream: config.Stream) -> None:
+    rows: list[dict[str, Any]] | None
+    """The attributes of every row, once they are asked for."""
+
+    def __init__(self, stream: config.Stream, compat: str) -> None:
         from loom.corpus.kernels import json_lines
 
         self.stream = stream
-        self.keys = list(dict.fromkeys(DIRECT.fullmatch(item.span)[1] for item in stream.span_replacement))  # type: ignore[index]
+        self.rules = rules(stream, compat)
+        asked = [test.name for group in self.rules or () for rule in group for test in rule]
+        replaced = [DIRECT.fullmatch(item.span)[1] for item in stream.span_replacement]  # type: ignore[index]
+        self.keys = list(dict.fromkeys([*replaced, *asked]))
         self.fields = [
             index
             for index, name in sorted(enumerate(json_lines.FIELDS), key=lambda item: item[1])
             if name not in stream.output.discard_fields
         ]
-        chosen = stream.filter or config.Filter()
-        self.needs_rows = bool(chosen.include or chosen.exclude)
-        self.needs_attributes = any("attributes" in text for text in (*chosen.include, *chosen.exclude))
 
     def read(self, block: bytes, attributes: Sequence[bytes]) -> bool:
         """Take a block in; False where it must be mixed row by row."""
@@ -103,8 +147,8 @@ class Columns:
             return False
         count = states.size
         found: list[tuple[Any, ...]] = []
-        self.rows: list[dict[str, Any]] = [{} for _ in range(count)] if self.needs_rows else []
-        names, name_starts = _names(HEAD)
+        self.lines, self.rows = attributes, None
+        heads, head_starts = _names(HEAD)
         keys, key_starts = _names(self.keys)
         present = np.zeros((count, len(self.keys)), np.int64)
         for lines in attributes:
@@ -112,7 +156,7 @@ class Columns:
             starts = np.concatenate([[0], np.flatnonzero(data == 10) + 1])
             if starts.size - 1 != count:
                 return False
-            places, good = mixing.attribute_rows(data, starts, kinds, names, name_starts, keys, key_starts)
+            places, good = mixing.attribute_rows(data, starts, kinds, heads, head_starts, keys, key_starts)
             ids = np.ascontiguousarray(places[:, 0])
             if not good or not mixing.same_ids(self.data, np.ascontiguousarray(self.where[:, 0]), data, ids):
                 return False
@@ -123,16 +167,54 @@ class Columns:
                 if not good:
                     return False
                 found.append((index, *columns))
-            if self.needs_attributes:
-                for row, line in enumerate(lines.splitlines()):
-                    self.rows[row] |= orjson.loads(line)["attributes"]
         self.found = found
+        self.present = present > 0
         return not (present > 1).any()
+
+    def kept(self) -> Any:
+        """Which rows the filter keeps, bool[n]; None where the rows themselves must be asked."""
+        if self.rules is None:
+            return None
+        count = self.where.shape[0]
+        include, exclude = ([self._holding(rule) for rule in group] for group in self.rules)
+        if any(found is None for found in (*include, *exclude)):
+            return None
+        kept = np.logical_or.reduce(include) if include else np.ones(count, bool)
+        for found in exclude:
+            kept &= ~found
+        return kept
+
+    def _holding(self, rule: Sequence[Test]) -> Any:
+        """Where all tests hold, bool[n]; None where a score equals its bound, as 1 and 1.0 may differ then."""
+        count = self.where.shape[0]
+        out = np.ones(count, bool)
+        for test in rule:
+            index = self.keys.index(test.name)
+            if not test.first:
+                out &= self.present[:, index]
+                continue
+            first = np.full(count, np.nan)
+            for number, rows, _, _, scores in self.found:
+                if number == index:
+                    own, at = np.unique(rows, return_index=True)
+                    first[own] = scores[at]
+            if test.compare is None:
+                out &= ~np.isnan(first)
+                continue
+            if "=" in test.compare and (first == test.bound).any():
+                return None
+            out &= COMPARE[test.compare](first, test.bound)
+        return out
 
     def row(self, index: int) -> dict[str, Any]:
         """What a filter may ask of a row: everything but its text."""
         from loom.corpus.kernels import json_lines
 
+        if self.rows is None:
+            self.rows = [{} for _ in range(self.where.shape[0])]
+            for lines in self.lines:
+                for row, line in zip(self.rows, lines.splitlines(), strict=True):
+                    row |= orjson.loads(line)["attributes"]
         out: dict[str, Any] = {"attributes": self.rows[index]}
         for field, name in enumerate(json_lines.FIELDS):
             low, high, escaped = self.where[index, field].tolist()
@@ -257,6 +339,6 @@ def patched(data: Any, offsets: Any, texts: dict[int, bytes]) -> tuple[Any, Any]
     return np.frombuffer(b"".join(parts) or b"\0", np.uint8), moved
 
 
-def _names(names: Sequence[str]) -> tuple[Any, Any]:
-    held = "".join(names).encode()
-    return np.frombuffer(held or b"\0", np.uint8), np.cumsum([0, *(len(name.encode()) for name in names)])
+def _names(given: Sequence[str]) -> tuple[Any, Any]:
+    held = "".join(given).encode()
+    return np.frombuffer(held or b"\0", np.uint8), np.cumsum([0, *(len(name.encode()) for name in given)])

@@ -73,8 +73,7 @@ def _mix_stream(stream: config.Stream, pack: bool, compat: str, engine: Engine) 
         for shard in shards(stream, files, pack)
     ]
     every = [str(item) for path, found in pairs.items() for item in (path, *found)]
-    chosen = stream.filter
-    quick = columns.eligible(stream, every) and not (chosen and (chosen.include or chosen.exclude))
+    quick = columns.eligible(stream, every) and columns.rules(stream, compat) is not None
     settings = {"stream": stream_plain, "compat": compat}
     operation = Operation("dolma mix", 1, _mix_task, settings, _prepare, threads=quick)
     done = engine.run(operation, tasks, out, f"mix {stream.name}")
@@ -291,7 +290,7 @@ def _mix_blocks(
     mixing: Mixing, document: str, attributes: Sequence[str], stream: IO[bytes], counters: dict[str, int]
 ) -> None:
     """Write what is left of a file's rows, by columns where a block of lines allows it."""
-    block_of = columns.Columns(mixing.stream)
+    block_of = columns.Columns(mixing.stream, mixing.compat)
     place, first = Path(document).name, 1
     for block, lines in columns.blocks(Path(document), attributes):
         if not block_of.read(block, lines):
@@ -302,11 +301,12 @@ def _mix_blocks(
             first += block.count(b"\n")
             continue
         count = block_of.where.shape[0]
-        if block_of.needs_rows:
+        kept = block_of.kept()
+        if kept is None:
             kept = np.array([_keeps(mixing, block_of.row(index), counters) for index in range(count)], bool)
         else:
-            kept = np.ones(count, bool)
             counters["documents_in"] += count
+            counters["filtered"] += int(count - kept.sum())
         data, offsets, left = block_of.texts()
         patches = {}
         for row, (text, spans) in left.items():

@@ -108,7 +108,7 @@ def attribute_rows(data, starts, kinds, names, name_starts, keys, key_starts):  
 
 @kernel
 def _number(data, at, high):  # type: ignore[no-untyped-def]
-    """A plain number of at most 15 digits and its end, or -1 there."""
+    """A number of at most 15 digits and its end, or -1 there."""
     negative = data[at] == 45
     at += negative
     value = np.int64(0)
@@ -125,7 +125,21 @@ def _number(data, at, high):  # type: ignore[no-untyped-def]
         else:
             break
         at += 1
-    if digits == 0 or digits > 15 or (at < high and (data[at] | 32) == 101):
+    if digits == 0 or digits > 15:
+        return 0.0, -1
+    if at < high and (data[at] | 32) == 101:
+        at += 1
+        below = at < high and data[at] == 45
+        at += at < high and (below or data[at] == 43)
+        exponent = np.int64(0)
+        start = at
+        while at < high and 48 <= data[at] <= 57 and exponent < 100:
+            exponent = exponent * 10 + np.int64(data[at]) - 48
+            at += 1
+        if at == start:
+            return 0.0, -1
+        decimals += int(exponent if below else -exponent)
+    if decimals < 0 or decimals > 22:
         return 0.0, -1
     number = value / 10.0**decimals  # both exact, so the quotient is the nearest double
     return (-number if negative else number), at
