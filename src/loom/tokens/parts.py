@@ -324,16 +324,18 @@ def _gather(
 
 
 def _by_source(table: pa.Table, lengths: NDArray[np.int64], weighted: bool) -> dict[str, dict[str, int]]:
-    grouped = (
-        table.select(["source", "bytes", "trained"])
-        .append_column("tokens", _numbers(lengths, pa.int64()))
-        .group_by("source")
-        .aggregate([("tokens", "count"), ("tokens", "sum"), ("bytes", "sum"), ("trained", "sum")])
-    )
-    names = {"documents": "tokens_count", "tokens": "tokens_sum", "bytes": "bytes_sum"}
-    names |= {"trained": "trained_sum"} if weighted else {}
-    rows = sorted(grouped.to_pylist(), key=lambda row: row["source"])
-    return {row["source"]: {name: row[column] for name, column in names.items()} for row in rows}
+    coded = table.column("source").combine_chunks().dictionary_encode()
+    names = coded.dictionary.to_pylist()
+    which = np.frombuffer(coded.indices.buffers()[1] or b"", np.int32, len(coded), coded.offset * 4)
+    sums = {"documents": np.ones_like(lengths), "tokens": lengths, "bytes": _integers(table.column("bytes"))}
+    sums |= {"trained": _integers(table.column("trained"))} if weighted else {}
+    totals = {key: np.zeros(len(names), np.int64) for key in sums}
+    for key, values in sums.items():
+        np.add.at(totals[key], which, values)
+    return {
+        names[index]: {key: int(found[index]) for key, found in totals.items()}
+        for index in sorted(range(len(names)), key=names.__getitem__)
+    }
 
 
 def shard_operation(dtype: np.dtype[Any], shard_tokens: int, weights: bool, listing: bool) -> Operation:

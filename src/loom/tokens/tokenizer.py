@@ -16,13 +16,13 @@ model.
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from loom.artifact import digest_bytes
@@ -77,7 +77,7 @@ class Tokenizer:
             token for token in spec["added_tokens"] if token["content"] not in self.control
         ]
         try:
-            self._backend = load_hf_json(json.dumps(spec))
+            self._backend = load_hf_json(orjson.dumps(spec).decode())
         except Exception as error:
             raise LoomError(f"The tokenizer {name} cannot be used: {error}.") from None
         if not isinstance(self._backend, BPETokenizer):
@@ -205,7 +205,7 @@ def tokenizer_file(path: Path) -> Path:
 
 def _parse(data: bytes, name: str) -> dict[str, Any]:
     try:
-        spec = json.loads(data)
+        spec = orjson.loads(data)
         model = spec["model"]
         kind, vocab = model.get("type", "BPE"), model["vocab"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
