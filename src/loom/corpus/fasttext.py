@@ -58,6 +58,7 @@ class Model:
         hidden = kernels.hidden(
             data, offsets, self.matrix, self.words, self.word_ids, self.word_keys, self.end_row, self.buckets,
             self.shortest, self.longest, self.word_ngrams, self.kept, np.frombuffer(LABEL, np.uint8),
+            *self._words(),
         )  # fmt: skip
         outputs = hidden @ self.output.T.astype(np.float64)
         if self.loss == SOFTMAX:
@@ -74,6 +75,17 @@ class Model:
         found = reached[:size]
         found[found < kernels.LEAST] = 0.0
         return found.T
+
+    def _words(self) -> tuple[Any, ...]:
+        """This thread's cache of words."""
+        from loom.corpus.kernels import fasttext as kernels
+
+        held = _of_thread.__dict__
+        key = f"words of {id(self.matrix)}"
+        if key not in held:
+            held[key] = (self.matrix, kernels.word_cache(self.matrix.shape[1]))
+        found: tuple[Any, ...] = held[key][1]
+        return found
 
     @cached_property
     def _tree(self) -> list[tuple[int, bool]]:
@@ -95,6 +107,9 @@ class Model:
             parent[pair[0]] = parent[pair[1]] = inner
             right[pair[1]] = True
         return list(zip(parent, right, strict=True))
+
+
+_of_thread = threading.local()
 
 
 def utf8(texts: Sequence[str]) -> tuple[Any, Any]:

@@ -141,15 +141,29 @@ def _word(  # type: ignore[no-untyped-def]
     return count
 
 
+def word_cache(dim: int) -> tuple[np.ndarray, ...]:
+    """An empty cache of words for `hidden`: slots, keys, vectors, numbers of rows in each, how many there are."""
+    slots = 1 << CACHE_BITS
+    most = min(slots // 2, CACHE_BYTES // (8 * dim))
+    return (
+        np.full(slots, -1, np.int32),
+        np.zeros(slots, np.uint64),
+        np.empty((most, dim)),
+        np.empty(most, np.int64),
+        np.zeros(1, np.int64),
+    )
+
+
 @kernel
 def hidden(  # type: ignore[no-untyped-def]
     data, offsets, matrix, words, word_ids, word_keys, end_row, buckets, shortest, longest, word_ngrams,
-    kept, label,
+    kept, label, cached, cache_keys, vectors, sizes, known,
 ):  # fmt: skip
     """The mean input vector of every text, float64[n, dim], as fastText forms it (but summed in 64 bits).
 
     Words part at ASCII space and NUL; the line's end counts as a word. `words` rows of `matrix` are words,
-    the others buckets; `label` is the prefix that marks labels, which are no words.
+    the others buckets; `label` is the prefix that marks labels, which are no words. The last five hold
+    words from call to call (`word_cache`); what is in them changes no sum.
     """
     dim = matrix.shape[1]
     count = offsets.size - 1
@@ -159,13 +173,7 @@ def hidden(  # type: ignore[no-untyped-def]
         biggest = max(biggest, offsets[row + 1] - offsets[row])
     padded = np.empty(biggest + 2, np.uint8)
     hashes = np.empty(biggest // 2 + 3, np.int32)
-    slots = 1 << CACHE_BITS
-    cached = np.full(slots, -1, np.int32)
-    cache_keys = np.zeros(slots, np.uint64)
-    vectors = np.zeros((1024, dim), np.float64)
-    sizes = np.zeros(1024, np.int64)
-    known = 0
-    most = min(slots // 2, CACHE_BYTES // (8 * dim))
+    slots = cached.size
     end_hash = np.int32(_hash(END, 0, 4))
     vector = np.zeros(dim)
     for row in range(count):
@@ -213,22 +221,14 @@ def hidden(  # type: ignore[no-untyped-def]
                     found = int(_word(
                         data, low, at, wid, vector, matrix, words, buckets, shortest, longest, kept, padded,
                     ))  # fmt: skip
-                if known < most:
-                    if known == vectors.shape[0]:
-                        more = np.empty((2 * known, dim), np.float64)
-                        more_sizes = np.empty(2 * known, np.int64)
-                        for k in range(known):  # a slice would need Python's error for unequal shapes
-                            more_sizes[k] = sizes[k]
-                            for d in range(dim):
-                                more[k, d] = vectors[k, d]
-                        vectors = more
-                        sizes = more_sizes
-                    cached[slot] = known
+                place = known[0]
+                if place < sizes.size:
+                    cached[slot] = place
                     cache_keys[slot] = key
                     for d in range(dim):
-                        vectors[known, d] = vector[d]
-                    sizes[known] = found
-                    known += 1
+                        vectors[place, d] = vector[d]
+                    sizes[place] = found
+                    known[0] = place + 1
                 if found >= 0:
                     for d in range(dim):
                         mean[d] += vector[d]
