@@ -18,6 +18,7 @@ Table = npt.NDArray[np.uint64]
 LOAD = 0.7  # a table is made larger, or purged, beyond this share of its slots
 SMALLEST = 1 << 12
 DOOR_BYTES = 1 << 21
+SWEEPS = 64
 SAMPLED = 1 << 14  # keys of the sample of distinct ones
 
 
@@ -110,7 +111,9 @@ class Counts:
     def merge(self, other: Counts) -> None:
         if len(self.table) < len(other.table):  # keys in a table's order crowd together in a smaller one
             self._grow(len(other.table))
-        self.add_rows(other.table[other.table[:, COUNT] > 0])
+        rows = other.table[other.table[:, COUNT] > 0]
+        # And in one of its size where there is room for some: so they come in several sweeps over all slots.
+        self.add_rows(np.concatenate([rows[start::SWEEPS] for start in range(SWEEPS)]))
         self.missed += other.missed
 
     def rows(self) -> Table:
