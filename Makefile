@@ -26,8 +26,8 @@ $(VENV)/.locked: requirements.lock pyproject.toml $(VENV)/.made
 	$(PIP) install --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.lock $(VENV)/.locked
-	$(PIP) install --no-deps -r requirements-dev.lock
+$(VENV)/.dev: requirements-dev.lock requirements-docs.lock $(VENV)/.locked
+	$(PIP) install --no-deps -r requirements-dev.lock -r requirements-docs.lock
 	@touch $@
 
 lint: $(VENV)/.dev

@@ -318,7 +318,7 @@ def saved(shape: str, tokenizer_file: Path, folder: Path) -> Path:
 def clients(shape: str, tokenizer_file: Path, folder: Path, turns: int, threads: int) -> dict[str, Any]:
     """16 requests to `loom serve`, one after another and at once: 16-token prompts, 64 tokens each."""
     model = saved(shape, tokenizer_file, folder)
-    count = 16 if shape == "700m" else 64
+    count = 64
     many = prompts(SHAPES[shape], 16, 16)
     with served(model, ["--places", "16"], {"OMP_NUM_THREADS": str(threads)}) as server:
 

@@ -28,7 +28,7 @@ from loom.serve.step import PHASES, Rows, Shape, Weights, step
 FIRST_ROOM = 128  # positions a cache begins with; it doubles when it is full
 PIECE = 2048  # tokens of a prompt that are read in one pass
 ROWS = 512  # of them that go through a small model's MLP at once: its wide results stay in the cache
-SHORT = 64  # prompts up to this length are read by a step, which is faster for few rows than torch is
+SHORT = 32  # prompts up to this length are read by a step, which is faster for few rows than torch is
 KEPT = (torch.float32, torch.bfloat16)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from loom.serve.vectors import as_float, as_word, dots, floats_at, halves_at
+from loom.serve.vectors import LANES, as_float, as_word, dots, end_dots, floats_at, halves_at, part_dots
 
 _F = np.float32
 _ZERO, _ONE, _HALF_ONE, _LOWEST = _F(0), _F(1), _F(0.5), _F(-3e38)
@@ -20,8 +20,19 @@ _FLOOR, _CEILING = _F(-87.0), _F(88.0)
 _P0, _P1, _P2 = _F(1.9875691500e-4), _F(1.3981999507e-3), _F(8.3334519073e-3)
 _P3, _P4, _P5 = _F(4.1665795894e-2), _F(1.6666665459e-1), _F(5.0000001201e-1)
 
-_wide_81, _wide_44, _wide_11 = (dots(r, c, False) for r, c in ((8, 1), (4, 4), (1, 1)))
-_narrow_81, _narrow_44, _narrow_11 = (dots(r, c, True) for r, c in ((8, 1), (4, 4), (1, 1)))
+_wide_81, _wide_11 = dots(8, 1, False), dots(1, 1, False)
+_narrow_81, _narrow_11 = dots(8, 1, True), dots(1, 1, True)
+_wide_first, _wide_part, _wide_end = (
+    part_dots(4, 4, False, True),
+    part_dots(4, 4, False, False),
+    end_dots(4, 4, False),
+)
+_narrow_first, _narrow_part, _narrow_end = (
+    part_dots(4, 4, True, True),
+    part_dots(4, 4, True, False),
+    end_dots(4, 4, True),
+)
+SPAN = 256  # elements of a row that are gone through for all activation rows: these stay in the first cache
 _row = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "nnan", "ninf"})
 plain = njit(nogil=True, cache=True, fastmath={"contract"})
 
@@ -49,14 +60,30 @@ def narrowed(value: Any) -> Any:
 
 
 @plain
-def _single(w: int, narrow: bool, width: int, x: int, columns: int, out: int, step: int) -> None:
-    """One weight row and `columns` activation rows."""
-    for c in range(columns):
-        given, result = x + c * width * 4, out + c * step * 4
+def _tiles(w: int, narrow: bool, width: int, x: int, columns: int, out: int, step: int, sums: Any) -> None:
+    """Four weight rows and all activation rows, a multiple of four."""
+    whole = width & ~(LANES - 1)
+    held = np.int64(sums.ctypes.data)
+    for i in range(columns * 4 * LANES):
+        sums[i] = _ZERO
+    for start in range(0, whole, SPAN):
+        stop = min(whole, start + SPAN)
+        for c in range(0, columns, 4):
+            given, place = x + c * width * 4, held + c * 4 * LANES * 4
+            if narrow and c == 0:
+                _narrow_first(w, width, given, width, start, stop, place)
+            elif narrow:
+                _narrow_part(w, width, given, width, start, stop, place)
+            elif c == 0:
+                _wide_first(w, width, given, width, start, stop, place)
+            else:
+                _wide_part(w, width, given, width, start, stop, place)
+    for c in range(0, columns, 4):
+        given, place, result = x + c * width * 4, held + c * 4 * LANES * 4, out + c * step * 4
         if narrow:
-            _narrow_11(w, width, given, width, width, result, step)
+            _narrow_end(w, width, given, width, width, place, result, step)
         else:
-            _wide_11(w, width, given, width, width, result, step)
+            _wide_end(w, width, given, width, width, place, result, step)
 
 
 @plain
@@ -66,28 +93,24 @@ def product(
     """out[c, r - first] = w[r] · x[c] for weight rows first <= r < last and all activation rows c."""
     size = 2 if narrow else 4
     fours = columns & ~3
+    sums = np.empty(fours * 4 * LANES, np.float32)
     r = first
     while r < last:
         rows = 8 if r + 8 <= last else 1
-        for part in range(0, rows, 4):  # four columns share what is read of four rows
-            at, into = w + (r + part) * width * size, out + (r + part - first) * 4
-            for c in range(0, fours, 4):
-                given, result = x + c * width * 4, into + c * step * 4
-                if rows == 8 and narrow:
-                    _narrow_44(at, width, given, width, width, result, step)
-                elif rows == 8:
-                    _wide_44(at, width, given, width, width, result, step)
-                else:
-                    _single(at, narrow, width, given, 4, result, step)
         at, into = w + r * width * size, out + (r - first) * 4
-        for c in range(fours, columns):
+        if rows == 8 and fours:
+            for part in range(0, 8, 4):
+                _tiles(at + part * width * size, narrow, width, x, fours, into + part * 4, step, sums)
+        for c in range(fours if rows == 8 else 0, columns):
             given, result = x + c * width * 4, into + c * step * 4
             if rows == 8 and narrow:
                 _narrow_81(at, width, given, width, width, result, step)
             elif rows == 8:
                 _wide_81(at, width, given, width, width, result, step)
+            elif narrow:
+                _narrow_11(at, width, given, width, width, result, step)
             else:
-                _single(at, narrow, width, given, 1, result, step)
+                _wide_11(at, width, given, width, width, result, step)
         r += rows
 
 

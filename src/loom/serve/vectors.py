@@ -83,44 +83,114 @@ def dots(rows: int, columns: int, narrow: bool) -> Callable[..., None]:
 
         def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
             w, w_step, x, x_step, width, out, out_step = arguments
-            whole = builder.and_(width, width.type(-LANES))
-            size = 2 if narrow else 4
-            w_rows = [builder.add(w, builder.mul(w_step, w_step.type(r * size))) for r in range(rows)]
-            x_rows = [builder.add(x, builder.mul(x_step, x_step.type(c * 4))) for c in range(columns)]
-            pairs = [(r, c) for r in range(rows) for c in range(columns)]
-            wide = {pair: cgutils.alloca_once(builder, _VECTOR) for pair in pairs}
-            rest = {pair: cgutils.alloca_once(builder, _FLOAT) for pair in pairs}
-            for pair in pairs:
+            tile = _Tile(builder, rows, columns, narrow, w, w_step, x, x_step)
+            wide = tile.sums(_VECTOR)
+            for pair in tile.pairs:
                 builder.store(ir.Constant(_VECTOR, [0.0] * LANES), wide[pair])
-
-            ahead = builder.mul(w_step, w_step.type(rows * size))
-
-            def accumulate(at: Any, load: Any, sums: Any) -> None:
-                if load is _vector and columns > 1:
-                    for row in w_rows:  # the next rows arrive while these are used for many columns
-                        _prefetch(builder, builder.add(row, ahead), at, size)
-                x_values = [load(builder, row, at, False) for row in x_rows]
-                for r in range(rows):
-                    w_value = load(builder, w_rows[r], at, narrow)
-                    for c in range(columns):
-                        total = builder.load(sums[r, c])
-                        builder.store(_fma(builder, w_value, x_values[c], total), sums[r, c])
-
-            zero, step = width.type(0), width.type(LANES)
-            with cgutils.for_range_slice(builder, zero, whole, step, width.type) as (at, _count):
-                accumulate(at, _vector, wide)
-            for pair in pairs:
-                builder.store(_sum(builder, builder.load(wide[pair])), rest[pair])
-            with cgutils.for_range_slice(builder, whole, width, width.type(1), width.type) as (at, _count):
-                accumulate(at, _scalar, rest)
-            for r, c in pairs:
-                place = builder.add(builder.mul(out_step, out_step.type(c)), out_step.type(r))
-                builder.store(builder.load(rest[r, c]), _at(builder, out, place, 4, _FLOAT))
+            whole = builder.and_(width, width.type(-LANES))
+            tile.loop(width.type(0), whole, LANES, _vector, wide)
+            tile.finish(wide, whole, width, out, out_step)
 
         return signature, code
 
     made: Callable[..., None] = f
     return made
+
+
+def part_dots(rows: int, columns: int, narrow: bool, ahead: bool) -> Callable[..., None]:
+    """An intrinsic f(w, w_step, x, x_step, start, stop, sums) that goes on with the sums of `dots`.
+
+    It adds the products of elements start to stop, multiples of 16, to `sums`, the address of float32
+    [rows * columns, 16]. With `ahead` the same span of the weight rows that follow is called for.
+    """
+
+    @intrinsic
+    def f(context: Any, w: Any, w_step: Any, x: Any, x_step: Any, start: Any, stop: Any, sums: Any) -> Any:
+        signature = types.void(*[types.int64] * 7)
+
+        def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+            w, w_step, x, x_step, start, stop, sums = arguments
+            tile = _Tile(builder, rows, columns, narrow, w, w_step, x, x_step)
+            wide = tile.sums(_VECTOR)
+            for number, pair in enumerate(tile.pairs):
+                place = sums.type(number * LANES)
+                builder.store(builder.load(_at(builder, sums, place, 4, _VECTOR), align=4), wide[pair])
+            tile.loop(start, stop, LANES, _vector, wide, ahead)
+            for number, pair in enumerate(tile.pairs):
+                place = sums.type(number * LANES)
+                builder.store(builder.load(wide[pair]), _at(builder, sums, place, 4, _VECTOR), align=4)
+
+        return signature, code
+
+    made: Callable[..., None] = f
+    return made
+
+
+def end_dots(rows: int, columns: int, narrow: bool) -> Callable[..., None]:
+    """An intrinsic f(w, w_step, x, x_step, width, sums, out, out_step) that ends what `part_dots` did."""
+
+    @intrinsic
+    def f(
+        context: Any, w: Any, w_step: Any, x: Any, x_step: Any, width: Any, sums: Any, out: Any, out_step: Any
+    ) -> Any:
+        signature = types.void(*[types.int64] * 8)
+
+        def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+            w, w_step, x, x_step, width, sums, out, out_step = arguments
+            tile = _Tile(builder, rows, columns, narrow, w, w_step, x, x_step)
+            wide = {
+                pair: _at(builder, sums, sums.type(number * LANES), 4, _VECTOR)
+                for number, pair in enumerate(tile.pairs)
+            }
+            whole = builder.and_(width, width.type(-LANES))
+            tile.finish(wide, whole, width, out, out_step)
+
+        return signature, code
+
+    made: Callable[..., None] = f
+    return made
+
+
+class _Tile:
+    """Instructions for some weight rows times some activation rows."""
+
+    def __init__(
+        self, builder: Any, rows: int, columns: int, narrow: bool, w: Any, w_step: Any, x: Any, x_step: Any
+    ) -> None:
+        size = 2 if narrow else 4
+        self.builder, self.narrow = builder, narrow
+        self.w_rows = [builder.add(w, builder.mul(w_step, w_step.type(r * size))) for r in range(rows)]
+        self.x_rows = [builder.add(x, builder.mul(x_step, x_step.type(c * 4))) for c in range(columns)]
+        self.pairs = [(r, c) for r in range(rows) for c in range(columns)]
+        self.next_rows = builder.mul(w_step, w_step.type(rows * size))
+
+    def sums(self, kind: Any) -> dict[tuple[int, int], Any]:
+        return {pair: cgutils.alloca_once(self.builder, kind) for pair in self.pairs}
+
+    def loop(self, start: Any, stop: Any, step: int, load: Any, sums: Any, ahead: bool = False) -> None:
+        """Add the products of elements start to stop to the sums, `step` at a time."""
+        builder = self.builder
+        with cgutils.for_range_slice(builder, start, stop, start.type(step), start.type) as (at, _count):
+            if ahead:
+                for row in self.w_rows:
+                    _prefetch(builder, builder.add(row, self.next_rows), at, 2 if self.narrow else 4)
+            x_values = [load(builder, row, at, False) for row in self.x_rows]
+            for r, row in enumerate(self.w_rows):
+                w_value = load(builder, row, at, self.narrow)
+                for c, x_value in enumerate(x_values):
+                    total = builder.load(sums[r, c])
+                    builder.store(_fma(builder, w_value, x_value, total), sums[r, c])
+
+    def finish(self, wide: Any, whole: Any, width: Any, out: Any, out_step: Any) -> None:
+        """The lanes' sum, then the elements behind the last whole vector, one by one."""
+        builder = self.builder
+        rest = self.sums(_FLOAT)
+        for pair in self.pairs:
+            builder.store(_sum(builder, builder.load(wide[pair], align=4)), rest[pair])
+        self.loop(whole, width, 1, _scalar, rest)
+        for r, c in self.pairs:
+            place = builder.add(builder.mul(out_step, out_step.type(c)), out_step.type(r))
+            builder.store(builder.load(rest[r, c]), _at(builder, out, place, 4, _FLOAT))
 
 
 @intrinsic
