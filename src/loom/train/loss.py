@@ -24,14 +24,15 @@ def chunk_tokens(vocabulary: int, tokens: int, device: torch.device) -> int:
 
 def _slopes(logits: Tensor, labels: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
     """(sum of w cross-entropy, sum of w log²Z, d of w (cross-entropy + z_loss log²Z) by the logits)."""
-    scores = torch.log_softmax(logits, -1, dtype=torch.float32)
-    chosen = scores.gather(1, labels)
-    total = -(chosen[:, 0] * weights).sum()
-    normaliser = logits.gather(1, labels)[:, 0].float() - chosen[:, 0]
-    slope = scores.exp_()
+    slope = torch.softmax(logits, -1, dtype=torch.float32)
+    # Of the largest logit the probability is 1 over the sum of exponentials, so log Z takes no second pass of them.
+    normaliser = logits.amax(-1).float() - slope.amax(-1).log_()
+    total = ((normaliser - logits.gather(1, labels)[:, 0].float()) * weights).sum()
     if z_loss:
         slope.mul_((1 + 2 * z_loss * normaliser)[:, None])
-    slope.scatter_add_(1, labels, torch.full_like(chosen, -1)).mul_(weights[:, None])
+    slope.scatter_add_(1, labels, torch.full_like(slope[:, :1], -1))
+    if not (slope.device.type == "cpu" and bool((weights == 1).all())):
+        slope.mul_(weights[:, None])
     return total, (normaliser.square() * weights).sum(), slope
 
 
