@@ -123,7 +123,7 @@ def test_stop_keeps_what_was_written(page: Any, server: Running) -> None:
     few_tokens(page, 140, temperature=2)
     page.fill("#input", "Write for long")
     page.press("#input", "Enter")
-    page.wait_for_selector("#stop:not([hidden])")
+    page.wait_for_selector(".message.assistant")  # it may be done already: the model is small
     page.keyboard.press("Escape")
     page.wait_for_selector("#stop", state="hidden")
     for _ in range(100):
