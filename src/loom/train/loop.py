@@ -278,7 +278,7 @@ class _Log:
         if int(self.run.guard.not_finite):
             raise LoomError(
                 f"The loss or the gradient became NaN or infinite at or before step {step}. Weights were not updated by "
-                f"it and the last checkpoint is sound: lower optimizer.learning_rate, or look at the data of these "
+                f"it, and what was saved before is sound: lower optimizer.learning_rate, or look at the data of these "
                 f"steps (`loom inspect --step N`)."
             )
 
