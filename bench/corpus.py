@@ -191,7 +191,7 @@ def tag(bench: Bench) -> Row:
 
 
 def language(bench: Bench) -> Row:
-    folder = bench.corpus("slow")
+    folder = bench.corpus("big")
     row: Row = {**facts(folder), "loom": loom_tag(bench, folder, ["language_v1"])}
     row["peer"] = dolma_tag(bench, folder, ["bench_language"])
     row["check"] = checks.language_agreement(folder)

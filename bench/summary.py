@@ -53,6 +53,32 @@ def corpus(body: Json) -> Iterator[Line]:
             row["times"] >= goal,
             row["date"],
         )
+    if (row := body["rows"].get("scale")) is not None:
+        small, large = (sum(step["seconds"] for step in _steps(row[size])) for size in ("quarter", "big"))
+        times = row["times_the_seconds"]["all"]
+        yield Line(
+            f"`corpus` {row['times_the_bytes']:.0f} times the documents",
+            f"{large:.1f} s",
+            f"a quarter of them {small:.1f} s",
+            f"{times:.2f}×",
+            "≤ 4.4×",
+            times <= 4.4,
+            row["date"],
+        )
+        for name, found in row["times_the_memory"].items():
+            yield Line(
+                f"`corpus` memory of {name}, {row['times_the_bytes']:.0f} times the documents",
+                f"{row['big'][name]['largest_process_mb']:.0f} MB",
+                f"{row['quarter'][name]['largest_process_mb']:.0f} MB",
+                f"{found:.2f}×",
+                "≤ 1.2×",
+                found <= 1.2,
+                row["date"],
+            )
+
+
+def _steps(made: Json) -> list[Json]:
+    return [value for value in made.values() if isinstance(value, dict) and "seconds" in value]
 
 
 def pretrain(body: Json) -> Iterator[Line]:
