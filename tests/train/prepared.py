@@ -14,8 +14,8 @@ from loom.chat.prepare import Prepare, prepare
 from loom.model.config import ModelConfig
 from loom.model.huggingface import config_to_huggingface, from_huggingface, to_huggingface
 from loom.model.transformer import Transformer
-from loom.road.training import read_document_table
 from loom.tokens.shards import open_tokens
+from loom.trace.reading import document_table
 from loom.train.data import PackedRows, Pairs
 from tests.small import library_texts, write_lines
 
@@ -29,10 +29,11 @@ class Prepared:
 
     def conversations(self, label_weight: str = "per_token") -> PackedRows:
         folder = open_tokens(self.folder)
-        return PackedRows(folder, read_document_table(self.folder), LENGTH, 1, label_weight)
+        return PackedRows(folder, document_table(folder), LENGTH, 1, label_weight)
 
     def pairs(self) -> Pairs:
-        return Pairs(open_tokens(self.folder), read_document_table(self.folder), LENGTH, 1)
+        folder = open_tokens(self.folder)
+        return Pairs(folder, document_table(folder), LENGTH, 1)
 
 
 def message(role: str, content: str) -> dict[str, str]:

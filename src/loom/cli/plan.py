@@ -37,7 +37,7 @@ def run(
     """What a run will need: memory, communication, days, energy, cost. Arithmetic; nothing is run.
 
     Example: loom plan --preset olmo-65b --nodes 256 --node lumi-g
-    Example: loom plan olmo-7b --nodes 27 --node a100-40gb-x8 --mfu 0.35
+    Example: loom plan --preset olmo-7b --nodes 27 --node a100-40gb-x8 --mfu 0.35
     """
     from loom.errors import LoomError
     from loom.machine.plan import node as kind

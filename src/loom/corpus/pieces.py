@@ -24,6 +24,7 @@ from loom.errors import LoomError
 
 LARGE = 256 << 20  # bytes on disk above which a file is read in pieces of about this size
 FRAGMENT = re.compile(r"#(row-groups|bytes)=(\d+)-(\d+)$")
+WINDOW = 1 << 31  # zstd --long=31, as published dumps are packed; the library refuses more than 2^27 unasked
 MAGIC, SKIPPABLE = 0xFD2FB528, 0x184D2A50
 
 
@@ -151,7 +152,7 @@ class Frames(io.RawIOBase):
 
     def __init__(self, raw: IO[bytes] | io.RawIOBase) -> None:
         self.raw, self.pending, self.inside = raw, b"", False
-        self.decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
         self.out, self.at = b"", 0
 
     def readable(self) -> bool:
@@ -169,7 +170,7 @@ class Frames(io.RawIOBase):
             self.out, self.at = self.decompressor.decompress(data), 0
             if self.decompressor.eof:
                 self.pending, self.inside = self.decompressor.unused_data, False
-                self.decompressor = zstandard.ZstdDecompressor().decompressobj()
+                self.decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
         count = min(len(buffer), len(self.out) - self.at)
         buffer[:count] = self.out[self.at : self.at + count]
         self.at += count

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from loom.console import console
 from loom.errors import LoomError
 from loom.evals.scorer import Floats
 
@@ -54,14 +55,18 @@ class Difference:
 
 
 def compare(a: Path, b: Path, metrics: Sequence[str] = (), seed: int = 0) -> list[Difference]:
-    """Every task that both folders have, by its headline metric (or the `metrics` named), and text.
+    """Every task that both folders have by row, by its headline metric (or the `metrics` named), and text.
 
+    What has no rows (a refused task, written answers, the better of two forms) is left out, and that is said.
     Raises `LoomError` if a folder is no evaluation, if they share no task, or if a task's rows differ.
     """
     left, right = read_results(a), read_results(b)
     shared = [name for name in left["tasks"] if name in right["tasks"]]
+    rows = [name for name in shared if all(_has_rows(*side, name) for side in ((left, a), (right, b)))]
+    if others := [name for name in shared if name not in rows]:
+        console.say(f"not compared row by row: {', '.join(others)}")
     result: list[Difference] = []
-    for name in shared:
+    for name in rows:
         _same_rows(name, left, right, a, b)
         first, second = read_lines(a, name), read_lines(b, name)
         headline = left["tasks"][name]["headline"]
@@ -72,6 +77,10 @@ def compare(a: Path, b: Path, metrics: Sequence[str] = (), seed: int = 0) -> lis
     if not result:
         raise LoomError(f"{a} and {b} have no task in common: evaluate both on the same tasks first.")
     return result
+
+
+def _has_rows(results: Mapping[str, Any], folder: Path, name: str) -> bool:
+    return "files" in results["tasks"][name] and (folder / f"{name}.jsonl").is_file()
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -163,6 +172,11 @@ def _compare_text(a: Path, b: Path, seed: int) -> list[Difference]:
         lines = map(orjson.loads, (folder / "text.jsonl").read_bytes().splitlines())
         sides.append({(line["source"], line["domain"], line["id"]): line for line in lines})
     keys = sorted(sides[0].keys() & sides[1].keys())
+    if unlike := next((key for key in keys if sides[0][key]["bytes"] != sides[1][key]["bytes"]), None):
+        raise LoomError(
+            f"{a} and {b} hold different texts under the name {unlike[2]!r} of {unlike[0]!r}: evaluate both on the "
+            f"same text."
+        )
     result = []
     for source in dict.fromkeys(key[0] for key in keys):
         of = [key for key in keys if key[0] == source]

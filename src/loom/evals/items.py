@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from loom.console import Progress
+from loom.errors import LoomError
 from loom.evals.encode import Pair, encode_items
 from loom.evals.prefix import Prefix
 from loom.evals.rows import Row, Scored, common_prefix, tree
@@ -73,6 +74,11 @@ def score_items(
             progress=progress,
             cache=prefix.cache,
             past=len(shared.tokens),
+        )
+    if np.isnan(totals).any():
+        raise LoomError(
+            "The model gives log-likelihoods that are not numbers (NaN), so nothing can be ranked: look at its "
+            "weights, or evaluate in float32."
         )
     return layout.scores(totals)
 

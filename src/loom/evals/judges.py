@@ -7,6 +7,7 @@ a number that a stand-in made never carries the published metric's name.
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import os
@@ -98,7 +99,16 @@ class Replay:
                 raise LoomError(
                     f"{path}:{number} has no {error}; each row of annotations needs it."
                 ) from None
-            self.stored[key] = None if value is None else float(value)
+            try:
+                preference = None if value is None else float(value)
+            except (TypeError, ValueError):
+                preference = math.nan
+            if preference is not None and not (preference == 0 or 1 <= preference <= 2):
+                raise LoomError(
+                    f"{path}:{number}: the preference is {value!r}; it lies between 1 (baseline) and 2 (model), is 0 "
+                    f"for a draw, or null."
+                )
+            self.stored[key] = preference
 
     def describe(self) -> dict[str, Any]:
         annotators = sorted({str(row.get("annotator")) for row in self.rows})
@@ -214,7 +224,9 @@ class Endpoint:
                     break  # the same question would be refused again
             except urllib.error.URLError as error:
                 why = "timeout" if isinstance(error.reason, TimeoutError) else "unreachable"
-            except (ValueError, KeyError, IndexError, TypeError):
+            except (OSError, http.client.HTTPException):  # the connection ended in mid-answer
+                why = "unreachable"
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
                 why = "not a chat completion"
         self.failures[why] = self.failures.get(why, 0) + 1
         return None

@@ -149,9 +149,11 @@ def table(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, dict[str,
     where there are several sources, `all` together. Paloma's eleven sources, where all are
     there, are combined as in the OLMo paper."""
     result: dict[str, dict[str, float | int]] = {}
-    for domain, group in by(scores, "domain").items():
-        result[domain] = summary(group, seed)
     sources = by(scores, "source")
+    for domain, group in by(scores, "domain").items():
+        owners = by(group, "source")
+        for source, own in owners.items():  # two sources may each have a domain of one name
+            result[domain if len(owners) == 1 else f"{source}/{domain}"] = summary(own, seed)
     for source, group in sources.items():
         if source not in result:
             result[source] = summary(group, seed) | macro(group)
@@ -165,7 +167,11 @@ def table(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, dict[str,
 
 def macro(scores: Sequence[DocumentScore]) -> dict[str, float | int]:
     """The plain mean of the domains' bits per byte, and how many domains there are."""
-    values = [float(summary(group)["bits_per_byte"]) for group in by(scores, "domain").values()]
+    values = [
+        float(summary(group)["bits_per_byte"])
+        for own in by(scores, "source").values()
+        for group in by(own, "domain").values()
+    ]
     return {"macro_bits_per_byte": sum(values) / len(values), "domains": len(values)}
 
 

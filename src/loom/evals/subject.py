@@ -63,7 +63,7 @@ def digest(path: Path) -> str:
         return artifact.load(path).digest
     state = hashlib.sha256()
     for file in sorted(path.iterdir()):
-        if file.suffix in (".safetensors", ".json") and file.is_file():
+        if file.suffix in (".safetensors", ".bin", ".json") and file.is_file():
             state.update(file.name.encode() + b"\0")
             with open(file, "rb") as stream:
                 while chunk := stream.read(1 << 20):

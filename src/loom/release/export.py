@@ -107,6 +107,15 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
         raise LoomError(
             f"{out} is not what {source.folder.path} holds: a weight differs by {found.weights:g}."
         )
+    if not math.isfinite(found.weights) or not math.isfinite(found.logits):
+        raise LoomError(
+            f"{source.folder.path} as {type_name(dtype)} holds or gives values that are not finite: choose another "
+            f"--dtype (bfloat16 has float32's range), or look at the model. {out} is not finished."
+        )
+    if dtype.itemsize > source.dtype.itemsize and found.weights:
+        raise LoomError(
+            f"{out} is not what {source.folder.path} holds: a wider type changed a weight by {found.weights:g}."
+        )
     write_card(out, source.folder.path, dtype=type_name(dtype), template=template)
     outputs = [Output(item.name, item.bytes, 0, item.xxh3) for item in written]
     outputs += describe(out, [*small, "README.md"])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loom.artifact import MANIFEST, RUN, load
 from loom.errors import LoomError
@@ -74,7 +75,7 @@ def _upload(path: Path, name: str, revision: str) -> Upload:
 def push(repository: str, uploads: Sequence[Upload], private: bool = True) -> str:
     """Send `uploads` to the Hub, revision by revision, each in one commit; gives the address.
 
-    Needs the `hub` extra and a token in HF_TOKEN, which is read by the Hub's own client.
+    Needs the `hf` extra and a token in HF_TOKEN, which is read by the Hub's own client.
     """
     check_repository(repository)
     if not os.environ.get("HF_TOKEN"):
@@ -83,9 +84,21 @@ def push(repository: str, uploads: Sequence[Upload], private: bool = True) -> st
         )
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
-        raise LoomError("A push needs huggingface_hub: pip install 'loom-lm[hub]'.") from None
+        raise LoomError("A push needs huggingface_hub: pip install 'loom-lm[hf]'.") from None
     api = HfApi()
+    try:
+        return _send(api, CommitOperationAdd, repository, uploads, private)
+    except (HfHubHTTPError, OSError) as error:
+        raise LoomError(
+            f"The Hub at {api.endpoint} did not take {repository} ({str(error).strip().splitlines()[0]}): look at the "
+            f"name, at the rights of HF_TOKEN and at the network. Revisions that were committed stay; the same "
+            f"command sends the rest."
+        ) from None
+
+
+def _send(api: Any, add: Any, repository: str, uploads: Sequence[Upload], private: bool) -> str:
     api.create_repo(repository, private=private, exist_ok=True)
     for revision in dict.fromkeys(item.revision for item in uploads):
         mine = [item for item in uploads if item.revision == revision]
@@ -93,7 +106,7 @@ def push(repository: str, uploads: Sequence[Upload], private: bool = True) -> st
             api.create_branch(repository, branch=revision, exist_ok=True)
         api.create_commit(
             repository,
-            [CommitOperationAdd(item.name, str(item.path)) for item in mine],
+            [add(item.name, str(item.path)) for item in mine],
             commit_message=f"Release {revision}",
             revision=revision,
         )

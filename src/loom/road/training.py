@@ -9,10 +9,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from loom.artifact import MANIFEST, atomic_write, load
 from loom.console import Progress, console
 from loom.errors import LoomError
@@ -20,9 +16,10 @@ from loom.recipe import dump_yaml
 from loom.recipe import load as load_recipe
 from loom.road.mirror import Mirror, fetch_newest, target
 from loom.road.tracking import trackers
+from loom.tokens.shards import open_tokens
+from loom.trace.reading import document_table
 from loom.train.callbacks import Callback, Evaluate, Record, RunInfo
 from loom.train.config import RunConfig
-from loom.train.documents import DocumentTable
 from loom.train.loop import train
 
 
@@ -56,7 +53,7 @@ def run_training(
         if folder is None:
             key = "data.sft" if config.train.objective == "sft" else "data.pairs"
             raise LoomError(f"{key} is missing: name a folder of `loom prepare {config.train.objective}`.")
-        documents = read_document_table(Path(folder))
+        documents = document_table(open_tokens(Path(folder)))
     mirrors: tuple[Callback, ...] = ()
     if config.train.mirror is not None:
         url = target(config.train.mirror)
@@ -80,29 +77,6 @@ def _same(written: Path, config: RunConfig) -> bool:
         return load_recipe(written, RunConfig) == config
     except LoomError:
         return False
-
-
-def read_document_table(folder: Path) -> DocumentTable:
-    """The documents of a prepared folder, all shards together, as arrays."""
-    tokens = load(folder, "tokens").facts["tokens"]
-    tables, shards = [], []
-    for number, shard in enumerate(tokens["shards"]):
-        path = folder / shard["path"].replace(".npy", ".docs.parquet")
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            raise LoomError(f"{path} cannot be read ({error}): prepare the folder again.") from None
-        tables.append(table)
-        shards.append(np.full(len(table), number, np.int64))
-    table = pa.concat_tables(tables)
-    sided = "pair" in table.column_names and any(side for side in table["side"].to_pylist())
-    return DocumentTable(
-        shard=np.concatenate(shards),
-        start=table["start"].to_numpy().astype(np.int64),
-        end=table["end"].to_numpy().astype(np.int64),
-        pair=table["pair"].to_numpy().astype(np.int64) if sided else None,
-        rejected=np.array([side == "rejected" for side in table["side"].to_pylist()]) if sided else None,
-    )
 
 
 class _Line(Callback):

@@ -93,6 +93,7 @@ class Chat:
                 self.write(HELP + "\n")
             case "new":
                 self.messages.clear()
+                self.last, self.used = None, 0
                 self.write("[a new conversation]\n")
             case "system":
                 self._set_system(rest)
@@ -206,6 +207,10 @@ def converse(chat: Chat, lines: TextIO, interactive: bool) -> None:
             chat.answer()
         except LoomError as error:
             chat.write(f"{error}\n")
+        except KeyboardInterrupt:  # before or after an answer's own words, which stop by themselves
+            if chat.messages and chat.messages[-1].role == "user":
+                chat.messages.pop()
+            chat.write("\n[stopped; /quit leaves]\n")
 
 
 def _read(lines: TextIO, interactive: bool) -> str | None:

@@ -40,13 +40,15 @@ class Loaded:
     rows: int
 
 
-def find(folder: Path, names: Sequence[str], splits: Sequence[str], source: str = "") -> Found:
+def find(
+    folder: Path, names: Sequence[str], splits: Sequence[str], source: str = "", only: bool = False
+) -> Found:
     """The file `<name>.<split>.jsonl` (or .gz, .zst, Parquet, Arrow) of the first split there is.
 
-    The protocol's splits come first, then any other, then `<name>.jsonl`. Raises `LoomError` that names
-    the file and where its rows come from.
+    The protocol's splits come first, then, unless `only` they will do, any other, then `<name>.jsonl`. Raises
+    `LoomError` that names the file and where its rows come from.
     """
-    for split in [*splits, *(name for name in ORDER if name not in splits), ""]:
+    for split in splits if only else [*splits, *(name for name in ORDER if name not in splits), ""]:
         for name in names:
             for suffix in SUFFIXES:
                 path = folder / (f"{name}.{split}{suffix}" if split else f"{name}{suffix}")
@@ -77,9 +79,9 @@ def load(
     """
     splits = (split,) if split else task.splits
     if not task.subjects:
-        parts = [(find(folder, task.files, splits, task.source), "")]
+        parts = [(find(folder, task.files, splits, task.source, split is not None), "")]
     else:
-        parts = list(_subjects(task, folder / task.files[0], splits))
+        parts = list(_subjects(task, folder / task.files[0], splits, split is not None))
     items: list[Item] = []
     bad: dict[str, str] = {}
     total = 0
@@ -106,11 +108,11 @@ def load(
     return Loaded(items, tuple(found for found, _ in parts), bad, total)
 
 
-def _subjects(task: Task, folder: Path, splits: Sequence[str]) -> Iterator[tuple[Found, str]]:
+def _subjects(task: Task, folder: Path, splits: Sequence[str], only: bool) -> Iterator[tuple[Found, str]]:
     """The files of the subjects there are; if there is none, the error for the first."""
     there = {entry.name.split(".")[0] for entry in folder.iterdir()} if folder.is_dir() else set()
     for subject in [name for name in task.subjects if name in there] or task.subjects[:1]:
-        yield find(folder, (subject,), splits, task.source), subject
+        yield find(folder, (subject,), splits, task.source, only), subject
 
 
 def _header(task: Task, found: Found, subject: str) -> str:

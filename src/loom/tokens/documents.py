@@ -24,6 +24,7 @@ from loom.errors import LoomError
 DAMAGED: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
 BLOCK = 1 << 22  # bytes of JSON lines, or rows of Parquet by estimate, read at a time
 PARQUET_ROWS = 2048
+WINDOW = 1 << 31  # zstd --long=31, as published dumps are packed; the library refuses more than 2^27 unasked
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
 
 
@@ -291,7 +292,7 @@ def _zstandard(stream: IO[bytes]) -> Iterator[bytes]:
     try:
         while chunk := stream.read(1 << 20):
             while chunk:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
                 plain = frame.decompress(chunk)
                 held.append(plain)
                 size += len(plain)

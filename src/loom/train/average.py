@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import torch
 
 from loom.errors import LoomError
 from loom.model.transformer import Transformer
-from loom.tokens.digest import digest_json
-from loom.train.checkpoint import MANIFEST, check, read_card, read_weights, save_model
+from loom.train.checkpoint import check, read_card, read_weights, reference, save_model
 
 
 def average(folders: Sequence[Path], out: Path) -> Path:
@@ -32,8 +30,4 @@ def average(folders: Sequence[Path], out: Path) -> Path:
     with torch.device("meta"):
         model = Transformer(card.model)
     model.load_state_dict({name: (t / len(folders)).float() for name, t in total.items()}, assign=True)
-    inputs = [
-        {"path": str(folder), "digest": digest_json(json.loads((folder / MANIFEST).read_bytes()))}
-        for folder in folders
-    ]
-    return save_model(out, model, card, folders[0] / "tokenizer.json", inputs)
+    return save_model(out, model, card, folders[0] / "tokenizer.json", [reference(f) for f in folders])

@@ -36,7 +36,7 @@ from torch.distributed.checkpoint.state_dict import (
 from loom.errors import LoomError
 from loom.model.config import ModelConfig
 from loom.model.transformer import Transformer
-from loom.tokens.digest import digest_file
+from loom.tokens.digest import digest_file, digest_json
 from loom.tokens.remote import address
 from loom.tokens.shards import SpecialToken
 from loom.train.lora import merge
@@ -139,6 +139,11 @@ def describe(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
         }
         for name in sorted(names)
     ]
+
+
+def reference(folder: Path) -> dict[str, str]:
+    """A finished checkpoint as another's input: its path and its manifest's digest."""
+    return {"path": str(folder), "digest": digest_json(json.loads((folder / MANIFEST).read_bytes()))}
 
 
 def check(folder: Path) -> None:

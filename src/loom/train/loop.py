@@ -12,7 +12,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -64,11 +65,13 @@ def train(
     try:
         out.mkdir(parents=True, exist_ok=True)
         if world.size == 1:
-            return _train(start(config, out, world, documents), out, callbacks, evaluate)
+            with _termination() as terminated:
+                return _train(start(config, out, world, documents), out, callbacks, evaluate, terminated)
         roll = Roll(out / ".ranks", world.rank, world.size)
         world.barrier()
         try:
-            last = _train(start(config, out, world, documents), out, callbacks, evaluate)
+            with _termination() as terminated:
+                last = _train(start(config, out, world, documents), out, callbacks, evaluate, terminated)
         except Exception as error:
             whole = checkpoints(out)
             newest = f"{whole[-1]} is whole." if whole else "There is no checkpoint yet."
@@ -79,7 +82,13 @@ def train(
         world.close()
 
 
-def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> Path:
+def _train(
+    run: Run,
+    out: Path,
+    callbacks: Sequence[Callback],
+    evaluate: Evaluate | None,
+    terminated: threading.Event,
+) -> Path:
     config, world = run.config, run.world
     callbacks = [MetricsFile(out / "metrics.jsonl"), *callbacks] if world.first else []
     saver = Saver(
@@ -105,7 +114,6 @@ def _train(run: Run, out: Path, callbacks: Sequence[Callback], evaluate: Evaluat
         raise LoomError(
             f"{out} is at step {run.step}, past train.steps {config.train.steps}: raise train.steps."
         )
-    terminated = _catch_termination()
     micro = config.train.micro_batch_pairs if config.train.objective == "dpo" else config.train.micro_batch
     if run.step == 0 and config.train.rehearse:
         rehearse(run, out, micro)
@@ -278,7 +286,7 @@ class _Log:
         if int(self.run.guard.not_finite):
             raise LoomError(
                 f"The loss or the gradient became NaN or infinite at or before step {step}. Weights were not updated by "
-                f"it and the last checkpoint is sound: lower optimizer.learning_rate, or look at the data of these "
+                f"it, and what was saved before is sound: lower optimizer.learning_rate, or look at the data of these "
                 f"steps (`loom inspect --step N`)."
             )
 
@@ -314,12 +322,18 @@ def _evaluate(run: Run, step: int, evaluate: Evaluate, callbacks: Sequence[Callb
         callback.on_eval(step, metrics)
 
 
-def _catch_termination() -> threading.Event:
-    """SIGTERM sets the event: the step in work is finished and saved."""
+@contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """SIGTERM sets the event, for as long as training goes on: the step in work is finished and saved."""
     event = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: event.set())
-    return event
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _finish_run(run: Run, out: Path, last: Path) -> None:

@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-IGNORE = -100
-
 
 def chunk_tokens(vocabulary: int, tokens: int, device: torch.device) -> int:
     """Tokens whose logits are held at a time: 2^26 values on a CPU, 2^29 on a GPU, so products stay large."""

@@ -28,6 +28,7 @@ from loom.train.checkpoint import (
     read_card,
     read_state,
     read_weights,
+    reference,
 )
 from loom.train.config import RunConfig, batch_stages
 from loom.train.context import Context
@@ -96,13 +97,7 @@ def read_initial(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, 
         config, weights = read_folder(folder)
         return config, weights, {"path": str(folder), "digest": digest_file(folder / "config.json") or ""}
     check(folder)
-    return read_card(folder).model, read_weights(folder), _lineage(folder)
-
-
-def _lineage(folder: Path) -> dict[str, str]:
-    from loom.tokens.digest import digest_json
-
-    return {"path": str(folder), "digest": digest_json(json.loads((folder / "manifest.json").read_bytes()))}
+    return read_card(folder).model, read_weights(folder), reference(folder)
 
 
 def check_tokenizer(folder: Path, data: TokenFolder) -> None:

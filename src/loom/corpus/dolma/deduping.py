@@ -233,6 +233,7 @@ def _filter_at_the_start(bloom: config.Bloom, root: Path, work: Any) -> tuple[In
     there = bool(bloom.file) and held.exists()
     if bloom.read_only and not there:
         raise LoomError(f"The Bloom filter {held} is read-only but not there, so nothing could ever match.")
+    refuse_empty(bloom)
     note = root / WORK / f"{digest_json(work)}.start"
     if not note.exists():
         with atomic_write(note) as stream:
@@ -373,9 +374,20 @@ def open_filter(bloom: config.Bloom, partition: int, partitions: int) -> tuple[A
     if not (bloom.file and path.exists()):
         return np.zeros(words, np.uint64), hashes
     bits = np.fromfile(path, np.uint64, words, offset=HEAD + partition * words * 8)
-    if bloom.read_only and partitions == 1 and not bits.any():
-        raise LoomError(f"The Bloom filter {path} is empty, so nothing could ever match.")
     return bits, hashes
+
+
+def refuse_empty(bloom: config.Bloom) -> None:
+    """Raise `LoomError` for a filter that is only read and holds nothing."""
+    path = Path(bloom.file)
+    if not (bloom.read_only and bloom.file and path.exists()):
+        return
+    with open(path, "rb") as stream:
+        stream.seek(HEAD)
+        while block := stream.read(1 << 24):
+            if any(block):
+                return
+    raise LoomError(f"The Bloom filter {path} is empty, so nothing could ever match.")
 
 
 def _write(

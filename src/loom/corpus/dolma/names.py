@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from loom.console import console
+from loom.corpus import attributes as attribute_files
 from loom.corpus.documents import Batch, make_batch, read_lines
 from loom.errors import LoomError
 from loom.recipe import nearest
@@ -29,7 +30,10 @@ def read_by(expression: str, syntax: str) -> list[str]:
         return re.findall(r"\.attributes\??\.([A-Za-z_]\w*)", expression)
     direct = re.findall(r"\$@?\.attributes\.([A-Za-z_]\w*)", expression)
     tested = re.search(r"\$@?\.attributes\[\?\((.*)\)\]", expression)
-    return direct + (re.findall(r"@\.([A-Za-z_]\w*)", tested.group(1)) if tested else [])
+    quoted = re.findall(r"\$@?\.attributes\[['\"](\w+)['\"]\]", expression)
+    if tested:
+        direct += re.findall(r"@(?:\.|\[['\"])([A-Za-z_]\w*)", tested.group(1))
+    return direct + quoted
 
 
 @cache
@@ -50,8 +54,8 @@ def sample() -> Batch:
 
 
 def check(wanted: Iterable[str], attributes: Sequence[Path], documents: Sequence[Path]) -> None:
-    """Raise `LoomError` for a name that no attribute file holds and no known tagger could have written."""
-    missing = [name for name in dict.fromkeys(wanted) if not _known_tagger_writes(name)]
+    """Raise `LoomError` for a name that no attribute file holds and no known tagger of theirs could have written."""
+    missing = [name for name in dict.fromkeys(wanted) if not _known_tagger_writes(name, attributes)]
     seen: set[str] = set()
     for rows in (FIRST_ROWS, None):
         for path in (*attributes, *documents):
@@ -68,14 +72,23 @@ def check(wanted: Iterable[str], attributes: Sequence[Path], documents: Sequence
         )
 
 
-def _known_tagger_writes(name: str) -> bool:
-    _, _, rest = name.partition("__")
+def _known_tagger_writes(name: str, attributes: Sequence[Path]) -> bool:
+    experiment, _, rest = name.partition("__")
     tagger, _, key = rest.partition("__")
-    return key in tagger_keys(tagger)
+    return key in tagger_keys(tagger) and any(
+        f"/attributes/{experiment}/" in str(path) for path in attributes
+    )
 
 
 def _names_in(path: Path, rows: int | None) -> set[str]:
     names: set[str] = set()
+    if path.name.endswith(".parquet"):
+        if "/attributes/" in str(path):  # documents in Parquet have none
+            for _, spans in attribute_files.read(path):
+                names |= spans.keys()
+                if rows is not None:
+                    break
+        return names
     for number, line in enumerate(read_lines(path)):
         if rows is not None and number >= rows:
             break

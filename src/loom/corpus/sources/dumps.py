@@ -149,7 +149,7 @@ def _post(post: Row, blocked: frozenset[str]) -> Row | None:
         "type": "comment" if comment else "submission",
     }
     return {
-        "id": str(post["id"]),
+        "id": f"{'t1' if comment else 't3'}_{post['id']}",  # Reddit's own full names: each kind numbers its own
         "text": text,
         "created": str(post.get("created_utc", "")),
         "metadata": metadata,
@@ -157,13 +157,22 @@ def _post(post: Row, blocked: frozenset[str]) -> Row | None:
 
 
 def mediawiki(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
-    """Articles of an XML dump (plain, .bz2, .gz, .zst): main namespace, no redirects."""
+    """Articles of an XML dump (plain, .bz2, .gz, .zst): main namespace, no redirects.
+
+    An id is the wiki's name and the page's number in it: every wiki numbers its own.
+    """
+    wiki = path.name.split("-")[0].split(".")[0]
     with _open_dump(path) as stream:
         try:
-            for _, element in ElementTree.iterparse(stream):
-                if element.tag.rsplit("}", 1)[-1] == "page":
-                    yield _page({child.tag.rsplit("}", 1)[-1]: child for child in element})
-                    element.clear()
+            root: ElementTree.Element | None = None
+            for event, element in ElementTree.iterparse(stream, ("start", "end")):
+                root = element if root is None else root
+                name = element.tag.rsplit("}", 1)[-1]
+                if event == "end" and name == "dbname":
+                    wiki = element.text or wiki
+                elif event == "end" and name == "page":
+                    yield _page({child.tag.rsplit("}", 1)[-1]: child for child in element}, wiki)
+                    root.clear()  # else it would keep every page, emptied
         except (ElementTree.ParseError, EOFError, OSError) as error:
             raise LoomError(
                 f"{path} is no MediaWiki dump, or is cut short ({error}). Fetch it again."
@@ -180,15 +189,17 @@ def _open_dump(path: Path) -> Iterator[Any]:
             yield plain
 
 
-def _page(fields: dict[str, ElementTree.Element]) -> Row | None:
-    if fields["ns"].text != "0" or "redirect" in fields or "revision" not in fields:
+def _page(fields: dict[str, ElementTree.Element], wiki: str) -> Row | None:
+    if "id" not in fields or "redirect" in fields or "revision" not in fields:
+        return None
+    if "ns" in fields and fields["ns"].text != "0":  # dumps of the first years have no namespaces
         return None
     revision = {child.tag.rsplit("}", 1)[-1]: child.text for child in fields["revision"]}
     text = wikitext_to_text(revision.get("text") or "")
     if not text:
         return None
-    title = fields["title"].text or ""
-    row = {"id": str(fields["id"].text), "text": f"{title}\n\n{text}\n", "metadata": {"title": title}}
+    title = (fields["title"].text or "") if "title" in fields else ""
+    row = {"id": f"{wiki}-{fields['id'].text}", "text": f"{title}\n\n{text}\n", "metadata": {"title": title}}
     return {**row, "created": revision["timestamp"]} if revision.get("timestamp") else row
 
 

@@ -119,7 +119,7 @@ function fill(node) {
   node.querySelector(".text").replaceChildren(formatted(node.message.content));
 }
 function edit(node, index) {
-  stop();
+  stop(true);
   const area = make("textarea", { rows: "3", "aria-label": "Edit message" });
   area.value = current.messages[index].content;
   const done = () => {
@@ -138,7 +138,7 @@ function edit(node, index) {
   area.focus();
 }
 function regenerate(index) {
-  stop();
+  stop(true);
   current.messages.splice(index);
   draw();
   answer(true);
@@ -249,16 +249,17 @@ async function answer(again) {
     message.stats = parts.join(" · ");
   }
   if (running === mine) running = null;
-  busy(false);
-  if (chat === current) { remember(); draw(); }
+  if (!running) busy(false);
+  if (chat === current) { remember(); if (!mine.left) draw(); }
 }
 function busy(on) {
   $("stop").hidden = !on;
   $("send").hidden = on;
   $("messages").setAttribute("aria-busy", String(on));
 }
-function stop() {
-  if (running) { running.abort(); running = null; busy(false); }
+function stop(left = false) {
+  // `left`: the page goes on to something else, which a stopped answer must not draw over.
+  if (running) { running.left = left; running.abort(); running = null; busy(false); }
 }
 
 // --- the thread ------------------------------------------------------------------------------
@@ -371,7 +372,7 @@ $("menu").addEventListener("click", () => {
 $("messages").addEventListener("click", () => document.body.classList.remove("menu"));
 $("banner").lastElementChild.addEventListener("click", () => banner(""));
 $("new").addEventListener("click", fresh);
-$("stop").addEventListener("click", stop);
+$("stop").addEventListener("click", () => stop());
 $("thread-close").addEventListener("click", closeThread);
 $("export").addEventListener("click", () => {
   const data = { model: info.model, exported: new Date().toISOString(), settings, messages: current.messages };
