@@ -151,17 +151,7 @@ def transformers_step(shape: dict[str, Any], batch: int, device: str, compiled: 
     return peer_step(model, lambda x: forward(input_ids=x, labels=x).loss, ids, device)
 
 
-def olmo_stub() -> None:
-    """OLMo imports `datasets` for evaluation only and does not ask for it when it is installed."""
-    from types import ModuleType
-
-    stub = ModuleType("datasets")
-    stub.Dataset = stub.DatasetDict = type(None)  # type: ignore[attr-defined]
-    sys.modules.setdefault("datasets", stub)
-
-
 def olmo_step(shape: dict[str, Any], batch: int, device: str, compiled: bool) -> Step:
-    olmo_stub()
     import torch
     import torch.nn.functional as F
     from olmo.config import ModelConfig
@@ -301,7 +291,6 @@ def loom_data(folder: str, length: int, batch: int, seconds: float) -> dict[str,
 
 def olmo_data(folder: str, length: int, batch: int, seconds: float) -> dict[str, Any]:
     """OLMo's own data set, order and collator, with the two worker processes that a loader may have here."""
-    olmo_stub()
     import numpy as np
     from olmo.config import PaddingDirection
     from olmo.data.collator import DataCollator

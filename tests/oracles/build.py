@@ -30,7 +30,8 @@ ORACLES: dict[str, list[list[str]]] = {
         ],
     ],
     "datatrove": [["datatrove==0.10.1", "nltk", "orjson", "regex", "spacy>=3.8,<4", "tokenizers", "xxhash"]],
-    "ai2-olmo": [[TORCH], ["ai2-olmo==0.6.0", "numpy<2"]],
+    # OLMo imports `datasets` without asking for it.
+    "ai2-olmo": [[TORCH], ["ai2-olmo==0.6.0", "numpy<2", "datasets==4.4.1", "pyarrow==21.0.0", "pandas<3"]],
     "infini-gram": [["infini-gram==2.6.0", "numpy", "tqdm"]],
     "trackers": [["wandb==0.31.0", "trackio==0.43.0"]],
 }

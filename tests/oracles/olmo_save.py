@@ -8,18 +8,11 @@ FOLDER gets model.pt, config.yaml and logits.npz (ids [1, T], logits [1, T, V]).
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
-
-# OLMo imports it for evaluation data only, and does not depend on it by default.
-stub = ModuleType("datasets")
-stub.Dataset = stub.DatasetDict = type(None)
-sys.modules.setdefault("datasets", stub)
-
-from olmo.config import ModelConfig, TrainConfig  # noqa: E402
-from olmo.model import OLMo  # noqa: E402
+from olmo.config import ModelConfig, TrainConfig
+from olmo.model import OLMo
 
 folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
 torch.manual_seed(1)

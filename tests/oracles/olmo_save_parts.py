@@ -7,7 +7,6 @@ FOLDER holds what olmo_save.py wrote; it gets model_and_optim/ with the same wei
 
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -15,9 +14,6 @@ import torch.multiprocessing as mp
 
 
 def rank(number: int, folder: Path, rendezvous: str) -> None:
-    stub = ModuleType("datasets")
-    stub.Dataset = stub.DatasetDict = type(None)
-    sys.modules.setdefault("datasets", stub)
     from olmo.checkpoint import save_fsdp_model_and_optim_state
     from olmo.config import TrainConfig
     from olmo.model import OLMo

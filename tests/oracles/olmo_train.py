@@ -9,20 +9,13 @@ OLMo's; the order of calls is that of its Trainer.train_step.
 
 import json
 import sys
-from types import ModuleType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-# OLMo imports it for evaluation data only, and does not depend on it by default.
-stub = ModuleType("datasets")
-stub.Dataset = stub.DatasetDict = type(None)
-sys.modules.setdefault("datasets", stub)
-
-from olmo.config import ModelConfig, OptimizerConfig, SchedulerConfig, TrainConfig  # noqa: E402
-from olmo.model import OLMo  # noqa: E402
-from olmo.optim import build_optimizer, build_scheduler  # noqa: E402
+from olmo.config import ModelConfig, OptimizerConfig, SchedulerConfig, TrainConfig
+from olmo.model import OLMo
+from olmo.optim import build_optimizer, build_scheduler
 
 
 def main() -> None:
