@@ -295,11 +295,24 @@ def test_dolma_s_own_filter_is_refused(dolma: Path, tmp_path: Path) -> None:
 
 
 def test_a_filter_that_cannot_match_is_an_error(tmp_path: Path) -> None:
+    from loom.corpus.dolma import deduping
+
     paragraphs(tmp_path)
     read_only = deduper(tmp_path, DEDUPERS[0])
     read_only["bloom_filter"]["read_only"] = True
     with pytest.raises(LoomError, match="not there"):
         dedupe(build(read_only, config.Deduper, "x"), "", LocalEngine(1))
+    for size in (1 << 20, 1 << 23):
+        empty = Path(read_only["bloom_filter"]["file"])
+        empty.write_bytes(deduping.MAGIC + (8).to_bytes(8, "little") + bytes(size))
+        chosen = build(read_only, config.Deduper, "x")
+        assert deduping.partitions_for(deduping.filter_size(chosen.bloom_filter)) == max(1, size >> 20)
+        with pytest.raises(LoomError, match="is empty"):
+            dedupe(chosen, "", LocalEngine(1))
+    with open(empty, "r+b") as stream:  # one entry in the last part, and it is a filter
+        stream.seek(-1, 2)
+        stream.write(b"\x01")
+    assert dedupe(chosen, "", LocalEngine(1)).counters["duplicates"] == 0
     rules = {"name": "k", "documents": {"attribute_name": "d", "key": "$.metadata.link"}}
     with pytest.raises(LoomError, match="No document has the key"):
         dedupe(build(deduper(tmp_path, rules), config.Deduper, "x"), "", LocalEngine(1))

@@ -53,7 +53,11 @@ def test_mediawiki(tmp_path: Path) -> None:
     path = tmp_path / "wiki.xml.bz2"
     path.write_bytes(bz2.compress(f'<mediawiki xmlns="http://example.org/x">{pages}</mediawiki>'.encode()))
     (row,) = run("mediawiki", path, tmp_path / "out")
-    assert (row["id"], row["metadata"], row["created"]) == ("1", {"title": "Loom"}, "2026-01-01T00:00:00Z")
+    assert (row["id"], row["metadata"], row["created"]) == (
+        "wiki-1",
+        {"title": "Loom"},
+        "2026-01-01T00:00:00Z",
+    )
     assert row["text"].startswith("Loom\n\nLoom is a device")
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(LoomError, match="cut short"):
@@ -90,7 +94,7 @@ def test_reddit(tmp_path: Path) -> None:
     path.write_bytes(zstandard.compress(b"".join(orjson.dumps(post) + b"\n" for post in posts)))
     (tmp_path / "blocked.txt").write_text("knots\n")
     rows = run("reddit", path, tmp_path / "out", blocklist=str(tmp_path / "blocked.txt"))
-    assert [row["id"] for row in rows] == ["kept", "post"]
+    assert [row["id"] for row in rows] == ["t1_kept", "t3_post"]
     assert rows[1]["text"].startswith("A title\n\nword")
     assert rows[1]["metadata"] == {"subreddit": "weaving", "score": 3, "type": "submission"}
 

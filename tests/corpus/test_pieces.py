@@ -20,6 +20,7 @@ from loom.corpus.curate import curate
 from loom.corpus.tag import Tag, tag
 from loom.engine import LocalEngine
 from loom.errors import LoomError
+from loom.tokens import documents as token_documents
 from tests.corpus.test_curate import corpus, recipe, texts
 
 
@@ -106,6 +107,24 @@ def test_one_frame_is_one_worker_s_and_said(tmp_path: Path, capsys: pytest.Captu
     assert made.counters["documents"] == 50
     said = capsys.readouterr()
     assert "one worker reads it" in said.out + said.err
+
+
+@pytest.mark.parametrize("log", [27, 28, 31])
+def test_the_windows_of_published_dumps_are_read(tmp_path: Path, log: int) -> None:
+    """Reddit's dumps are packed with a window of 2^31, where the library takes up to 2^27 unasked."""
+    packer = zstandard.ZstdCompressor().compressobj()
+    held = b"".join(orjson.dumps(row) + b"\n" for row in rows(30))
+    data = bytearray(packer.compress(held) + packer.flush())
+    data[5] = (log - 10) << 3  # the window's byte, behind the magic and the descriptor (RFC 8878, 3.1.1.1.2)
+    assert zstandard.get_frame_parameters(bytes(data)).window_size == 1 << log
+    path = tmp_path / "documents" / "RC.jsonl.zst"
+    path.parent.mkdir()
+    path.write_bytes(bytes(data) * 2)
+    assert [len(batch) for batch in documents.read(path)] == [60]
+    cut = pieces.split(path, path.stat().st_size, 1)
+    assert [len(batch) for part in cut for batch in documents.read(part)] == [31, 29]
+    files, _ = token_documents.find((str(path),), tmp_path)
+    assert [len(found.ids) for found in token_documents.read(files[0])] == [60]
 
 
 def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
