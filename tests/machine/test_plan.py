@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from loom.errors import LoomError
-from loom.machine.plan import plan
+from loom.machine.plan import plan, steps_for
 from loom.model.presets import preset
-from loom.train.memory import held_parameters, memory
+from loom.train.config import BatchStage, RunConfig, TrainConfig, batch_stages
+from loom.train.memory import chunk_tokens, held_parameters, memory
 
 
 def test_the_published_machines() -> None:
@@ -31,6 +32,70 @@ def test_fewer_instances_than_ranks_is_refused() -> None:
         plan(preset("olmo-65b"), kind="lumi-g", nodes=256, tokens=2e12, batch_tokens=1024 * 2048)
     with pytest.raises(LoomError, match="lumi-g"):
         plan(preset("olmo-65b"), kind="lumig", nodes=1, tokens=1, batch_tokens=2048 * 2048)
+
+
+def test_a_stage_that_is_over_asks_nothing_of_the_ranks_of_now() -> None:
+    stages = (BatchStage(11, 8 * 2048), BatchStage(21, 64 * 2048))
+    config = RunConfig(train=TrainConfig(batch_tokens=4 * 2048, batch_stages=stages))
+    for done in (0, 9, 10, 19):  # step 20 is the last with 8 instances
+        with pytest.raises(LoomError, match="fewer than the 16 ranks"):
+            batch_stages(config, 2048, 16, done)
+    found = batch_stages(config, 2048, 16, 20)
+    assert [(s.step, s.instances_before, s.batch) for s in found] == [(1, 0, 4), (11, 40, 8), (21, 120, 64)]
+    with pytest.raises(LoomError, match="cannot share equally"):
+        batch_stages(config, 2048, 48, 25)
+
+
+def test_steps_are_counted_over_the_ramp() -> None:
+    ramp = [(1, 10), (4, 20), (6, 100)]  # 3 steps of 10, 2 of 20, the rest of 100
+    assert [steps_for(n, ramp) for n in (1, 30, 31, 70, 71, 170, 171)] == [
+        (1, 10), (3, 30), (4, 50), (5, 70), (6, 170), (6, 170), (7, 270)
+    ]  # fmt: skip
+    counted = plan(
+        preset("olmo-20m"), kind="h100-80gb-x1", nodes=1, tokens=171 * 2048, batch_tokens=10 * 2048,
+        ramp=[(step, size * 2048) for step, size in ramp[1:]],
+    )  # fmt: skip
+    assert counted.steps == 7 and counted.step_seconds * 27 == pytest.approx(counted.days * 86_400)
+
+
+def test_weights_are_shared_as_the_recipe_says() -> None:
+    shape, where = preset("olmo-1b"), {"kind": "lumi-g", "nodes": 2, "tokens": 1e9, "batch_tokens": 64 * 2048}
+    ddp, fsdp, hsdp = (plan(shape, strategy=s, micro_batch=1, **where) for s in ("ddp", "fsdp", "hsdp"))
+    assert [(p.shards, p.replicas) for p in (ddp, fsdp, hsdp)] == [(1, 16), (16, 1), (8, 2)]
+    assert plan(shape, strategy="hsdp", replicas=4, **where).shards == 4
+    # auto: two copies of 16 bytes a parameter fit 64 GB for the 1B, not for the 7B.
+    assert plan(shape, **where).strategy == "ddp" and plan(preset("olmo-7b"), **where).strategy == "fsdp"
+    # DDP's buckets hold every gradient at every moment; its ring leaves a node once, HSDP's eight times an eighth.
+    assert ddp.memory.gradients == 4 * shape.parameters
+    assert ddp.communication_seconds == pytest.approx(8 * shape.parameters * 15 / 16 / 100e9)
+    assert hsdp.communication_seconds == pytest.approx(8 * shape.parameters / 2 / 100e9)
+
+
+def test_ranks_that_share_a_row_need_fewer_instances_and_less_memory() -> None:
+    where = {"kind": "lumi-g", "nodes": 2, "tokens": 1e9, "strategy": "fsdp", "recompute": "none"}
+    with pytest.raises(LoomError, match="4 instances.*fewer than the 16 ranks"):
+        plan(preset("olmo-1b"), batch_tokens=4 * 2048, **where)
+    shared = plan(preset("olmo-1b"), batch_tokens=4 * 2048, context=4, **where)
+    alone = plan(preset("olmo-1b"), batch_tokens=16 * 2048, micro_batch=1, **where)
+    assert alone.memory.activations / 4 < shared.memory.activations < alone.memory.activations / 2
+
+
+def test_a_budget_lies_between_its_neighbours() -> None:
+    where = {"kind": "h100-80gb-x1", "nodes": 1, "tokens": 1e9, "batch_tokens": 8 * 2048, "micro_batch": 8}
+    modes = {
+        mode: plan(preset("olmo-1b"), recompute=mode, activation_budget=0.4, **where)
+        for mode in ("none", "selective", "budget", "full")
+    }
+    totals = [found.memory.activations for found in modes.values()]
+    assert (
+        totals == sorted(totals, reverse=True) and modes["budget"].modes["budget"] == modes["budget"].memory
+    )
+
+
+def test_a_gpu_never_holds_the_logits_of_a_whole_micro_batch() -> None:
+    for tokens in (2048, 4096, 32_768):
+        assert chunk_tokens(50_304, tokens, "cuda") * 2 <= tokens
+        assert chunk_tokens(50_304, tokens, "cuda") * 50_304 <= 1 << 27
 
 
 FAKE = """
@@ -75,6 +140,13 @@ def test_the_command_plans_presets_and_recipes() -> None:
     assert seven["cost"] == pytest.approx(2 * seven["device_hours"])
     ramp = loom("plan", "olmo-65b", "--nodes", "128", "--node", "lumi-g")
     assert [stage["instances_a_rank"] for stage in ramp["stages"]] == [1, 2, 4, 8]
+    # Taken from the recipe: its ramp's number of steps, its recomputing, its sharding over all ranks.
+    assert (ramp["steps"], ramp["recompute"], ramp["micro_batch"]) == (184_775, "full", 1)
+    assert (ramp["strategy"], ramp["shards"]) == ("fsdp", 1024)
+    later = loom("plan", "olmo-65b", "--nodes", "256", "--node", "lumi-g", "--from-step", "47685")
+    assert (later["ranks"], later["batch_tokens"], later["steps"]) == (2048, 4_194_304, 184_775 - 47_684)
+    a_node = loom("plan", "olmo-65b", "parallel.strategy=hsdp", "--nodes", "16", "--node", "lumi-g")
+    assert (a_node["shards"], a_node["replicas"], a_node["fits"]) == (8, 16, False)
 
 
 def test_a_ramp_with_fewer_instances_than_ranks_is_refused_with_its_fix() -> None:

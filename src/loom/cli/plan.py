@@ -25,9 +25,14 @@ def run(
     nodes: Annotated[int, typer.Option(help="How many nodes.", min=1)] = 1,
     tokens: Annotated[float | None, typer.Option(help="Tokens of the whole run.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens a step.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Instances a rank takes at a time.")] = None,
-    recompute: Annotated[str | None, typer.Option(help="none, selective or full; else what fits.")] = None,
-    replicas: Annotated[int, typer.Option(help="Whole copies of the model (HSDP).", min=1)] = 1,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Instances a rank takes at a time; else the recipe's.")
+    ] = None,
+    recompute: Annotated[
+        str | None, typer.Option(help="none, selective or full; else what the recipe says, or what fits.")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(help="Whole copies of the model (HSDP).", min=1)] = None,
+    from_step: Annotated[int, typer.Option(help="A recipe's batches from this step on only.", min=1)] = 1,
     mfu: Annotated[
         float, typer.Option(help="Model FLOPs utilisation to reckon with.", min=0.01, max=1)
     ] = 0.4,
@@ -36,6 +41,9 @@ def run(
 ) -> dict[str, Any]:
     """What a run will need: memory, communication, days, energy, cost. Arithmetic; nothing is run.
 
+    Of a recipe everything is taken that matters: batches and when they change, micro-batch, recomputing,
+    precision and how weights are shared; a flag says otherwise.
+
     Example: loom plan --preset olmo-65b --nodes 256 --node lumi-g
     Example: loom plan --preset olmo-7b --nodes 27 --node a100-40gb-x8 --mfu 0.35
     """
@@ -43,31 +51,31 @@ def run(
     from loom.machine.plan import node as kind
     from loom.machine.plan import plan
     from loom.model.presets import preset as named
-    from loom.train.memory import RECOMPUTE, Recompute, fits
+    from loom.train.memory import RECOMPUTE, fits
 
     if (recipe is None) == (preset is None):
         raise LoomError("Give a recipe or --preset NAME: one of the two says which model is planned.")
-    if recompute not in (None, *RECOMPUTE):
+    mode = next((m for m in RECOMPUTE if m == recompute), None)
+    if recompute is not None and mode is None:
         raise LoomError(f"--recompute {recompute!r} is none of {', '.join(RECOMPUTE)}.")
-    mode: Recompute | None = next((m for m in RECOMPUTE if m == recompute), None)
     ranks = nodes * kind(node).ranks
-    length: int | None = None
     stages: list[dict[str, Any]] = []
+    given: dict[str, Any] = {}
     if recipe is not None:
-        planned = _from_recipe(recipe, overrides or [], ranks)
-        model, length, stages = planned["model"], planned["length"], planned["stages"]
-        tokens = tokens or planned["tokens"]
-        batch_tokens = batch_tokens or stages[0]["batch_tokens"]
+        model, stages, given = _from_recipe(recipe, overrides or [], ranks, from_step)
+        if batch_tokens is not None:
+            given["ramp"], stages = [], []
     else:
         model = named(preset or "")
         # OLMo's batch, or the next that these ranks can share.
-        batch_tokens = (
-            batch_tokens or -(-BATCH // (ranks * model.context_length)) * ranks * model.context_length
-        )
+        given["batch_tokens"] = -(-BATCH // (ranks * model.context_length)) * ranks * model.context_length
+    flags = {
+        "tokens": tokens, "batch_tokens": batch_tokens, "micro_batch": micro_batch, "recompute": mode,
+        "replicas": replicas, "strategy": None if replicas is None else "hsdp",
+    }  # fmt: skip
+    given = {"tokens": TOKENS} | given | {name: value for name, value in flags.items() if value is not None}
     result = plan(
-        model, kind=node, nodes=nodes, tokens=tokens or TOKENS, batch_tokens=batch_tokens,
-        sequence_length=length, micro_batch=micro_batch, recompute=mode, replicas=replicas, mfu=mfu,
-        price_per_device_hour=price, pue=pue,
+        model, kind=node, nodes=nodes, mfu=mfu, price_per_device_hour=price, pue=pue, **given
     )  # fmt: skip
     title = preset or Path(recipe or "").stem
     console.table(
@@ -76,8 +84,9 @@ def run(
         [
             ["parameters", result.parameters],
             ["FLOPs a token (6 N + 12 L d T)", f"{result.flops_per_token:.4g}"],
-            ["tokens, tokens a step, steps", f"{tokens or TOKENS:.4g}, {result.batch_tokens:,}, {result.steps:,}"],
-            ["weights sharded over, whole copies", f"{result.shards:,} ranks, {result.replicas:,}"],
+            ["tokens, tokens a step, steps", f"{given['tokens']:.4g}, {result.batch_tokens:,}, {result.steps:,}"],
+            [("" if result.ranks == 1 else f"{result.strategy}: ") + "weights sharded over, whole copies", f"{result.shards:,} ranks, {result.replicas:,}"],
+            *([["ranks that share a row", result.context]] if result.context > 1 else []),
             ["micro-batch, recomputing", f"{result.micro_batch}, {result.recompute}"],
             ["a rank sends each step", format_bytes(result.communication_bytes)],
             ["which takes at the nodes' full rate", f"{result.communication_seconds:.2f} s, none of it hidden"],
@@ -115,20 +124,39 @@ def run(
     return {**shown, "fits": result.fits, "mfu": mfu, "stages": stages}
 
 
-def _from_recipe(recipe: str, overrides: list[str], ranks: int) -> dict[str, Any]:
-    """Model, length, tokens and batches of a pretraining recipe; refuses a batch the ranks cannot share."""
+def _from_recipe(
+    recipe: str, overrides: list[str], ranks: int, first: int
+) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
+    """(model, batches, what `plan` is given) of a pretraining recipe from a step on.
+
+    Refuses a batch that the ranks cannot share.
+    """
+    from loom.errors import LoomError
     from loom.model.presets import resolve
     from loom.recipe import load
     from loom.tokens.order import places_of_step
     from loom.train.config import RunConfig, batch_stages
 
     config = load(recipe, RunConfig, overrides)
+    train, parallel = config.train, config.parallel
+    if first > train.steps:
+        raise LoomError(f"--from-step {first:,} is past train.steps {train.steps:,}.")
     model = resolve(config.model)
     length = config.data.sequence_length or model.context_length
-    stages = batch_stages(config, length, ranks)
+    readers = max(1, ranks // parallel.context)
+    stages = batch_stages(config, length, readers, first - 1)
+    stages = [
+        s for number, s in enumerate(stages) if number + 1 == len(stages) or stages[number + 1].step > first
+    ]
+    batches = [(max(1, s.step - first + 1), s.batch * length) for s in stages if s.step <= train.steps]
     shown = [
-        {"step": s.step, "batch_tokens": s.batch * length, "instances_a_rank": s.batch // ranks}
+        {"step": max(s.step, first), "batch_tokens": s.batch * length, "instances_a_rank": s.batch // readers}
         for s in stages
     ]
-    total = places_of_step(stages, config.train.steps)[1] * length
-    return {"model": model, "length": length, "stages": shown, "tokens": float(total)}
+    places = places_of_step(stages, train.steps)[1] - places_of_step(stages, first)[0]
+    return model, shown, {
+        "tokens": float(places * length), "batch_tokens": batches[0][1], "ramp": batches[1:],
+        "sequence_length": length, "micro_batch": train.micro_batch, "recompute": train.recompute,
+        "activation_budget": train.activation_budget, "bf16": train.precision == "bf16",
+        "strategy": parallel.strategy, "replicas": parallel.replicas, "context": parallel.context,
+    }  # fmt: skip

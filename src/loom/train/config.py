@@ -279,10 +279,11 @@ class RunConfig:
             raise LoomError(f"train.batch_stages must name rising steps from 2 on, not {steps}.")
 
 
-def batch_stages(config: RunConfig, sequence_length: int, ranks: int) -> list[Stage]:
+def batch_stages(config: RunConfig, sequence_length: int, ranks: int, done: int = 0) -> list[Stage]:
     """Instances a step, from which step on. Raises `LoomError` for a batch that does not divide.
 
-    A batch must hold whole instances and be shared by all ranks equally, so that micro-batches can be.
+    A batch must hold whole instances and be shared by all ranks equally, so that micro-batches can be;
+    stages that lie before step `done` + 1 were shared by the ranks of then.
     """
     if config.train.objective == "dpo":
         sizes = [(1, config.train.batch_pairs, "train.batch_pairs", 1)]
@@ -293,6 +294,7 @@ def batch_stages(config: RunConfig, sequence_length: int, ranks: int) -> list[St
             for stage in config.train.batch_stages
         ]
     stages: list[Stage] = []
+    current = max(step for step, *_ in sizes if step <= done + 1)
     for step, size, name, unit in sizes:
         batch, rest = divmod(size, unit)
         if rest or batch < 1:
@@ -300,12 +302,13 @@ def batch_stages(config: RunConfig, sequence_length: int, ranks: int) -> list[St
             raise LoomError(
                 f"{name} is {size:,}, which is no multiple of data.sequence_length {unit:,}: use {near:,}."
             )
-        if batch < ranks:
+        to_come = step >= current
+        if to_come and batch < ranks:
             raise LoomError(
                 f"{name} is {size:,}, {batch} instances, fewer than the {ranks} ranks that share them: use at "
                 f"least {ranks * unit:,}, or fewer ranks until that stage is over."
             )
-        if batch % ranks:
+        if to_come and batch % ranks:
             raise LoomError(
                 f"{name} is {size:,}, {batch} instances, which {ranks} ranks cannot share equally: use "
                 f"{batch // ranks * ranks * unit:,} or {(batch // ranks + 1) * ranks * unit:,}."

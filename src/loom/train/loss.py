@@ -13,11 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-
-def chunk_tokens(vocabulary: int, tokens: int, device: torch.device) -> int:
-    """Tokens whose logits are held at a time: 2^26 values on a CPU, 2^29 on a GPU, so products stay large."""
-    values = 1 << (26 if device.type == "cpu" else 29)
-    return max(64, min(tokens, 1 << ((values // vocabulary).bit_length() - 1)))
+from loom.train.memory import chunk_tokens
 
 
 def _slopes(logits: Tensor, labels: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,7 +40,7 @@ class _WeightedLoss(torch.autograd.Function):
         d_matrix = torch.zeros(matrix.shape, dtype=torch.float32, device=matrix.device) if need else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         z_total = torch.zeros_like(total)
-        size = chunk_tokens(matrix.shape[0], hidden.shape[0], hidden.device)
+        size = chunk_tokens(matrix.shape[0], hidden.shape[0], hidden.device.type)
         # On a CPU the softmax goes through the chunk in pieces that stay in cache; logits become slopes in place.
         piece = max(1, (1 << 20) // matrix.shape[0]) if hidden.device.type == "cpu" else size
         for first in range(0, hidden.shape[0], size):
@@ -91,7 +87,7 @@ def weighted_loss(
 
 def token_logprobs(hidden: Tensor, matrix: Tensor, labels: Tensor) -> Tensor:
     """log p(label) [N] in float32, 0 where the label is below 0; chunks are recomputed in backward."""
-    size = chunk_tokens(matrix.shape[0], hidden.shape[0], hidden.device)
+    size = chunk_tokens(matrix.shape[0], hidden.shape[0], hidden.device.type)
 
     def part(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
         scores = F.linear(x, weight.to(x.dtype)).float()

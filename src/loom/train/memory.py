@@ -6,6 +6,7 @@ own code, counted tensor by tensor; a test counts them too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +81,24 @@ def modes_within(config: ModelConfig, share: float, bf16: bool = True) -> list[R
     return modes
 
 
+def chunk_tokens(vocabulary: int, tokens: int, device: str) -> int:
+    """Tokens whose logits the loss holds at a time: 2^26 values on a CPU, which works through them in pieces.
+
+    On a GPU 2^27, so that products stay large, and never all of a micro-batch: no [tokens, vocabulary]
+    matrix is ever whole.
+    """
+    if device == "cpu":
+        values, most = 1 << 26, tokens
+    else:
+        values, most = 1 << 27, -(-tokens // 2)
+    return max(64, min(most, 1 << ((values // vocabulary).bit_length() - 1)))
+
+
+def replicated(config: ModelConfig, capacity: float) -> bool:
+    """Whether two copies of weights, gradients and Adam fit a rank: then `auto` is ddp, else fsdp."""
+    return 2 * 16 * config.parameters < capacity
+
+
 def held_parameters(config: ModelConfig, shards: int) -> int:
     """Numbers of the fullest of `shards` ranks: FSDP parts every tensor by rows, so the first get more."""
     d, kv, w = config.d_model, config.kv_width, config.mlp_width
@@ -99,11 +118,17 @@ def memory(
     *,
     tokens: int,
     shards: int = 1,
-    recompute: Recompute = "none",
+    recompute: Recompute | Sequence[Recompute] = "none",
     bf16: bool = True,
     device: Literal["cuda", "cpu"] = "cuda",
+    buckets: bool = False,
+    context: int = 1,
 ) -> Memory:
     """A rank's memory for a micro-batch of `tokens`, weights sharded `shards` ways (1: not at all).
+
+    `recompute` may name a mode a layer. `buckets`: DDP's, which hold every gradient all the time.
+    `context`: ranks that share the positions of a row; `tokens` are this rank's, keys and values those
+    of the whole row.
 
     Three moments compete: the loss (all activations, a chunk's logits), the first block's backward (all
     activations, the block's own again if it is recomputed, its slopes) and the end (all gradients).
@@ -120,30 +145,32 @@ def memory(
     else:
         # Without sharding products cast their weight; autograd keeps the casts until backward.
         gathered = float(size * (config.parameters if bf16 else 0))
-    whole = activation_bytes(config, "none", bf16)
-    layer = activation_bytes(config, recompute, bf16)
+    modes = [recompute] * config.n_layers if isinstance(recompute, str) else list(recompute)
+    sizes = {mode: activation_bytes(config, mode, bf16) for mode in RECOMPUTE}
+    # Keys and values of the other ranks' positions, where a row is shared.
+    sizes["none"] += 2 * size * config.kv_width * (context - 1)
     if device == "cpu":
         # Training attention keeps its probabilities, blocks of 128 queries over the keys up to them.
-        probabilities = size * config.n_heads * (length + min(length, 128)) / 2
-        whole += probabilities
-        layer += probabilities if recompute == "none" else -size * d if recompute == "selective" else 0
+        sizes["none"] += size * config.n_heads * (length + min(length, 128)) / 2
+        sizes["selective"] -= size * d
     # Beside the layers: the final norm, hidden states and their gradient.
-    kept = tokens * (config.n_layers * layer + d * (4 + 2 * size))
-    again = 0 if recompute == "none" else tokens * whole
-    if recompute == "selective":
-        again -= tokens * size * (d + 2 * config.kv_width + 2 * config.mlp_width)  # these were kept
+    kept = tokens * (sum(sizes[mode] for mode in modes) + d * (4 + 2 * size))
+    # Computed again for one block: all of it, less what `selective` kept.
+    again = {"none": 0.0, "selective": sizes["none"], "full": sizes["none"]}
+    again["selective"] -= size * (d + 2 * config.kv_width + 2 * config.mlp_width)
     slopes = tokens * size * 2 * config.mlp_width  # of gate and up
-    values = 1 << (29 if device == "cuda" else 26)
-    rows = max(64, min(tokens, 1 << ((values // config.vocab_size).bit_length() - 1)))
+    rows = chunk_tokens(config.vocab_size, tokens, device)
     logits = rows * config.vocab_size
     piece = min(logits, 1 << 20) if device == "cpu" else logits
     # Its softmax in float32, that of the piece before, and on a CPU the logits in float32.
     copies = (1 if piece == tokens * config.vocab_size else 2) + (1 if bf16 and device == "cpu" else 0)
     moments: dict[Literal["loss", "backward", "optimizer"], tuple[float, float, float]] = {
         "loss": (matrix, kept, size * logits + 4 * copies * piece),
-        "backward": (matrix, kept + again + slopes, 0.0),
+        "backward": (matrix, kept + tokens * max(again[mode] for mode in modes) + slopes, 0.0),
         "optimizer": (4 * held, matrix, 0.0),  # the embedding's gradient as it is added
     }
+    if buckets and shards == 1:
+        moments = {name: (4 * held, parts[1], parts[2]) for name, parts in moments.items()}
     if shards > 1:
         moments = {name: (4 * held, parts[1], parts[2]) for name, parts in moments.items()}
         moments["loss"] = (4 * held, kept, moments["loss"][2] + matrix)

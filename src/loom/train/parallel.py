@@ -30,7 +30,7 @@ from loom.errors import LoomError
 from loom.model.initialize import initialize_parameter
 from loom.model.transformer import Transformer
 from loom.train.config import ParallelConfig, TrainConfig
-from loom.train.memory import modes_within
+from loom.train.memory import modes_within, replicated
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def strategy(config: ParallelConfig, model: Transformer, world: World) -> str:
         memory = torch.cuda.get_device_properties(world.device).total_memory
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // world.size
-    return "ddp" if 2 * 16 * model.config.parameters < memory else "fsdp"
+    return "ddp" if replicated(model.config, memory) else "fsdp"
 
 
 def build_mesh(config: ParallelConfig, kind: str, world: World) -> DeviceMesh:

@@ -189,7 +189,8 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
         )
     data = open_data(config, folders, length, documents)
     context = Context(config.parallel.context, world, length, train.objective)
-    stages = batch_stages(config, length, context.readers)
+    done = read_state(resumed).step if resumed else 0
+    stages = batch_stages(config, length, context.readers, done)
     card = ModelCard(
         shape,
         SpecialToken(folders[0].eos.id, folders[0].eos.token),
