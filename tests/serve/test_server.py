@@ -356,13 +356,14 @@ def test_a_template_that_fails_is_400(checkpoint: Path, opened: Session) -> None
     """A foreign template that raises, or reaches for Python, is a sentence and not a crash."""
     from fastapi.testclient import TestClient
 
+    from loom.chat.prompts import conversation
+    from loom.chat.template import Template
     from loom.serve.api import Served, create_app
-    from loom.serve.conversation import conversation
     from loom.serve.engine import Engine
 
     for template in ("{{ nothing.at.all }}", "{{ ''.__class__.__mro__ }}", "{{ raise_exception('no') }}"):
         with Engine(opened.decoder, opened.tokenizer, places=1) as engine:
-            served_model = Served(NAME, engine, conversation(opened.tokenizer, template), Limits())
+            served_model = Served(NAME, engine, conversation(opened.tokenizer, Template(template)), Limits())
             client = TestClient(create_app(served_model))
             answer = client.post("/v1/chat/completions", json={"messages": QUESTION})
             assert answer.status_code == 400

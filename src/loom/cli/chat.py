@@ -40,12 +40,13 @@ def run(
     Example: loom chat runs/quickstart/dpo
     """
     from loom.chat.format import Message
+    from loom.chat.prompts import conversation
+    from loom.chat.template import chat_template
     from loom.model.sampling import Sampling
     from loom.serve.complete import open_session
-    from loom.serve.conversation import conversation
     from loom.serve.terminal import Chat, converse, to_stdout
     from loom.serve.thread import tracer
-    from loom.train.opening import chat_template, model_folder
+    from loom.train.opening import model_folder
 
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed or 0)
     session = open_session(model, dtype)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from loom.artifact import MANIFEST, atomic_write
+from loom.chat.template import chat_template
 from loom.model.huggingface import config_to_huggingface
 from loom.release.source import open_source, type_name
 from loom.tokens.tokenizer import Tokenizer
-from loom.train.opening import chat_template
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def make_card(
     behind = tuple(ancestors(source.folder.path))
     merged = {task: metrics for result in results for task, metrics in result.items()}
     name = _name(next((a.path for a in behind if a.kind in ("run", "checkpoint")), source.folder.path))
-    template = chat_template(source.folder.path)
+    found = chat_template(source.folder.path)
+    template = found.text if found else None
     return card(
         Records(name, config, dtype, template, behind, merged, licence, tuple(power), count_licences(behind))
     )

@@ -30,6 +30,8 @@ from loom.artifact import (
     write_json,
 )
 from loom.chat.format import DEFAULT, FORMATS
+from loom.chat.prompts import conversation
+from loom.chat.template import Template, chat_template
 from loom.console import console
 from loom.errors import LoomError
 from loom.model.config import ModelConfig
@@ -41,7 +43,6 @@ from loom.release.safetensors import INDEX, SHARD_BYTES, Entry, Folder, Written,
 from loom.release.source import Source, as_input, open_source, type_name
 from loom.release.tokenizer_files import generation_config, special_tokens, tokenizer_config
 from loom.tokens.tokenizer import Tokenizer
-from loom.train.opening import chat_template
 
 DTYPES = {
     "float32": torch.float32,
@@ -116,7 +117,7 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
         raise LoomError(
             f"{out} is not what {source.folder.path} holds: a wider type changed a weight by {found.weights:g}."
         )
-    write_card(out, source.folder.path, dtype=type_name(dtype), template=template)
+    write_card(out, source.folder.path, dtype=type_name(dtype), template=template.text if template else None)
     outputs = [Output(item.name, item.bytes, 0, item.xxh3) for item in written]
     outputs += describe(out, [*small, "README.md"])
     made = commit(
@@ -165,12 +166,12 @@ def _refuse_mixture(source: Source, tokenizer: Tokenizer) -> None:
         )
 
 
-def _template(source: Source, recipe: Export) -> str | None:
+def _template(source: Source, recipe: Export) -> Template | None:
     match recipe.chat:
         case "no":
             return None
         case "yes":
-            return chat_template(source.folder.path) or FORMATS[DEFAULT].jinja()
+            return chat_template(source.folder.path) or Template(FORMATS[DEFAULT].jinja())
         case _:
             return chat_template(source.folder.path)
 
@@ -208,14 +209,16 @@ def _write_weights(
 
 
 def _write_small(
-    source: Source, out: Path, tokenizer: Tokenizer, template: str | None, dtype: str
+    source: Source, out: Path, tokenizer: Tokenizer, template: Template | None, dtype: str
 ) -> list[str]:
     config = source.config
+    text, bos = (template.text, template.bos_token) if template else (None, None)
+    stops = conversation(tokenizer, template).stop_ids if template else ()
     files = {
         "config.json": config_to_huggingface(config, tokenizer.eos_id, tokenizer.pad_id, dtype),
-        "generation_config.json": generation_config(tokenizer),
-        "tokenizer_config.json": tokenizer_config(tokenizer, config.context_length, template),
-        "special_tokens_map.json": special_tokens(tokenizer),
+        "generation_config.json": generation_config(tokenizer, stops),
+        "tokenizer_config.json": tokenizer_config(tokenizer, config.context_length, text, bos),
+        "special_tokens_map.json": special_tokens(tokenizer) | ({"bos_token": bos} if bos else {}),
     }
     for name, values in files.items():
         write_json(out / name, values)

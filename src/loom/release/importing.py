@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from loom.artifact import Artifact, finished, load
+from loom.chat.template import chat_template
 from loom.console import console
 from loom.errors import LoomError
 from loom.model.transformer import Transformer
@@ -21,9 +22,9 @@ from loom.train.checkpoint import ModelCard, save_model
 def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Artifact:
     """Write the Hugging Face or raw OLMo model in `folder` to `out` as a checkpoint; weights keep their type.
 
-    `tokenizer` is a tokenizer.json for a folder that has none. Raises `LoomError` for another
-    architecture, for tensors that are missing or left over, by name, and where the folder's end of text
-    is not the tokenizer's.
+    `tokenizer` is a tokenizer.json for a folder that has none. A chat template comes along. Raises
+    `LoomError` for another architecture, for tensors that are missing or left over, by name, and where the
+    folder's end of text is not the tokenizer's.
     """
     raw = open_raw(folder, out) if is_raw(folder) else None
     source = raw.source if raw else open_source(folder)
@@ -54,7 +55,9 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Arti
         model = Transformer(source.config)
     model.load_state_dict(source.read_all(source.entries), assign=True)
     inputs = [{"path": str(folder), "digest": given.digest}]
-    save_model(out, model, card, Path(bound.name), inputs, recipe)
+    template = None if raw else chat_template(source.folder.path)
+    facts = {"chat": template.facts()} if template else None
+    save_model(out, model, card, Path(bound.name), inputs, recipe, facts=facts)
     made = load(out, "checkpoint")
     console.table(
         f"Imported {out}",
@@ -64,6 +67,7 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Arti
             ["weights", ", ".join(sorted({type_name(e.dtype) for e in source.entries.values()}))],
             ["context", source.config.context_length],
             ["end of text", f"{bound.eos_token} = {bound.eos_id}"],
+            ["chat template", "none" if template is None else "kept"],
         ],
     )
     return made

@@ -7,6 +7,7 @@ lists of extra tokens), so every key here is one that all of them read.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from loom.tokens.tokenizer import Tokenizer
@@ -14,16 +15,16 @@ from loom.tokens.tokenizer import Tokenizer
 CLASS = "PreTrainedTokenizerFast"  # takes tokenizer.json as it is; GPTNeoX's class rebuilds parts of it
 
 
-def tokenizer_config(tokenizer: Tokenizer, context_length: int, template: str | None) -> dict[str, Any]:
-    """tokenizer_config.json. `template` is the chat template, on one line."""
-    if template is not None and "\n" in template:
-        raise ValueError("a chat template of several lines adds white space where it is rendered plainly")
+def tokenizer_config(
+    tokenizer: Tokenizer, context_length: int, template: str | None, bos_token: str | None = None
+) -> dict[str, Any]:
+    """tokenizer_config.json. `template` is the chat template: Loom's are on one line, another's as it came."""
     added = json.loads(tokenizer.data)["added_tokens"]
     keys = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     values: dict[str, Any] = {
         "tokenizer_class": CLASS,
         "model_max_length": context_length,
-        "bos_token": None,
+        "bos_token": bos_token,
         "eos_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
         "unk_token": None,
@@ -44,11 +45,12 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
     return {"eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token}
 
 
-def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """generation_config.json from the tokenizer's own binding of end of text."""
+def generation_config(tokenizer: Tokenizer, stop_ids: Sequence[int] = ()) -> dict[str, Any]:
+    """generation_config.json from the tokenizer's own binding of end of text; `stop_ids` end an answer too."""
+    ends = [tokenizer.eos_id, *(i for i in stop_ids if i != tokenizer.eos_id)]
     return {
         "_from_model_config": False,
         "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_id,
+        "eos_token_id": ends if len(ends) > 1 else tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     }

@@ -15,8 +15,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
+from loom.chat.prompts import Conversation
 from loom.errors import LoomError
-from loom.serve.conversation import Conversation, parse_messages
+from loom.serve.conversation import parse_messages
 from loom.serve.engine import Engine, Event, Full, Ticket, Token
 from loom.serve.engine import Request as Work
 from loom.serve.limits import Door, Limits

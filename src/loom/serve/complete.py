@@ -10,7 +10,9 @@ from typing import Literal
 
 import torch
 
-from loom.chat.format import DEFAULT, FORMATS, Message, Renderer
+from loom.chat.format import Message
+from loom.chat.prompts import conversation
+from loom.chat.template import Template
 from loom.errors import LoomError
 from loom.library import load
 from loom.model.sampling import Sampling
@@ -154,15 +156,15 @@ def answer(
     on: Session,
     messages: str | Sequence[Message],
     sampling: Sampling | None = None,
-    chat_format: str = DEFAULT,
+    template: Template | None = None,
 ) -> Completion:
     """Answer a question, or the last turn of a conversation, in the chat format the model was tuned on.
 
-    Greedy and at most 128 tokens unless `sampling` says otherwise.
+    `template` is the model's (`loom.chat.template.chat_template`), None for one without. Greedy and at most
+    128 tokens unless `sampling` says otherwise.
     """
     turns = [Message("user", messages)] if isinstance(messages, str) else list(messages)
-    renderer = Renderer(FORMATS[chat_format], on.tokenizer)
-    prompt = renderer.render(turns, generation_prompt=True).ids.tolist()
+    chat = conversation(on.tokenizer, template)
     sampling = sampling or Sampling(128, temperature=0.0)
-    stops = {*sampling.stop_ids, renderer.stop_id}
-    return complete(on, prompt, replace(sampling, stop_ids=tuple(sorted(stops))))
+    stops = {*sampling.stop_ids, *chat.stop_ids}
+    return complete(on, chat.prompt(turns), replace(sampling, stop_ids=tuple(sorted(stops))))

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import uvicorn
 
+from loom.chat.prompts import conversation
+from loom.chat.template import chat_template
 from loom.console import console
 from loom.errors import LoomError
 from loom.serve.api import Served, create_app
 from loom.serve.complete import open_session
-from loom.serve.conversation import conversation
 from loom.serve.engine import Engine
 from loom.serve.limits import Limits
 from loom.serve.patience import patient
 from loom.serve.thread import Tracer, tracer
-from loom.train.opening import chat_template, model_folder
+from loom.train.opening import model_folder
 
 KEY = "LOOM_API_KEY"
 

@@ -12,11 +12,12 @@ from typing import TextIO
 
 from loom.artifact import atomic_write
 from loom.chat.format import Message
+from loom.chat.prompts import Conversation
 from loom.errors import LoomError
 from loom.model.sampling import Sampling
 from loom.recipe import nearest
 from loom.serve.complete import Completion, Session, stream
-from loom.serve.conversation import Conversation, fit
+from loom.serve.conversation import fit, reserved
 from loom.serve.thread import Tracer
 
 HELP = """/help            this list
@@ -30,7 +31,6 @@ HELP = """/help            this list
 /quit            leave (also Ctrl-D)
 A message that ends with a backslash goes on in the next line. Ctrl-C stops the answer."""
 COMMANDS = ("help", "new", "system", "regen", "temp", "save", "trace", "stats", "quit")
-ANSWER = 64  # tokens of the context that are kept free for an answer
 
 
 @dataclass
@@ -56,9 +56,9 @@ class Chat:
         """
         head = [Message("system", self.system)] if self.system else []
         context = self.on.context
-        reserve = min(self.sampling.max_new_tokens, max(ANSWER, context // 4), context // 2)
+        free = reserved(context, self.sampling.max_new_tokens)
         try:
-            ids, kept, dropped = fit(self.format, [*head, *self.messages], context, reserve)
+            ids, kept, dropped = fit(self.format, [*head, *self.messages], context, free)
         except LoomError:
             self.messages.pop()
             raise

@@ -110,6 +110,7 @@ def write_manifest(
     inputs: Sequence[Mapping[str, str]],
     outputs: Sequence[Mapping[str, Any]],
     counters: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """The folder's last file. Input paths become relative to the folder; addresses stay."""
 
@@ -125,6 +126,7 @@ def write_manifest(
         "inputs": sorted(listed, key=lambda item: item["path"]),
         "outputs": sorted(outputs, key=lambda item: str(item["path"])),
         "counters": dict(counters),
+        **(facts or {}),
     }
     write_json(folder / MANIFEST, body)
 
@@ -179,9 +181,10 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def newest_good(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole, and a sentence about each newer one that is not."""
+    """The newest checkpoint that is whole, and a sentence about each newer one that is not, half-written ones too."""
     damaged: list[str] = []
-    for folder in reversed(checkpoints(run)):
+    begun = [folder for folder in (run / "checkpoints").glob("step-*") if step_of(folder) >= 0]
+    for folder in sorted(begun, key=step_of, reverse=True):
         try:
             check(folder)
         except LoomError as error:
@@ -275,12 +278,13 @@ def save_model(
     inputs: Sequence[Mapping[str, str]] = (),
     recipe: Any = None,
     seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint at step 0 that holds a model only (imports, averages)."""
+    """Write a checkpoint at step 0 that holds a model only (imports, averages); `facts` go to its manifest."""
     prepare_folder(folder)
     state_dict_saver.save({"model": model.state_dict()}, storage_writer=_writer(folder), no_dist=True)
     state = TrainState(0, 0, 0, "", seed, card.model.context_length)
-    finish(folder, card, tokenizer, state, inputs, recipe, [])
+    finish(folder, card, tokenizer, state, inputs, recipe, [], facts)
     return folder
 
 
@@ -311,6 +315,7 @@ def finish(
     inputs: Sequence[Mapping[str, str]],
     recipe: Any,
     shards: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """The small files, then the manifest. `shards` describe the .distcp files already digested by ranks."""
     write_json(folder / "model.json", card.to_json())
@@ -324,7 +329,7 @@ def finish(
         "tokens": state.tokens_seen,
         "parameters": card.model.parameters,
     }
-    write_manifest(folder, "checkpoint", recipe, inputs, [*shards, *describe(folder, rest)], counters)
+    write_manifest(folder, "checkpoint", recipe, inputs, [*shards, *describe(folder, rest)], counters, facts)
 
 
 class Saver:

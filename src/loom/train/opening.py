@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,31 +46,3 @@ def open_model(path: Path, dtype: torch.dtype | None = None) -> tuple[Transforme
     own = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in weights.items()}
     model.load_state_dict(own, assign=True)
     return model.eval(), found
-
-
-def chat_template(path: Path) -> str | None:
-    """The template of the conversations a model was tuned on, found by walking its manifests; else None.
-
-    A Hugging Face folder says it itself.
-    """
-    config = path / "tokenizer_config.json"
-    if config.is_file():
-        template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-        return template if isinstance(template, str) else None
-    seen: set[Path] = set()
-    layer = [path]
-    while layer:
-        following: list[Path] = []
-        for folder in layer:
-            manifest = folder / "manifest.json"
-            if folder.resolve() in seen or not manifest.is_file():
-                continue
-            seen.add(folder.resolve())
-            body = json.loads(manifest.read_bytes())
-            if isinstance(body.get("chat"), dict) and isinstance(body["chat"].get("template"), str):
-                return str(body["chat"]["template"])
-            inputs = body.get("inputs")
-            if isinstance(inputs, list):
-                following += [folder / item["path"] for item in inputs]
-        layer = following
-    return None
