@@ -63,23 +63,34 @@ def python(
 @app.command()
 def dump(
     kind: Annotated[str, typer.Argument(help="reddit, mediawiki, gutenberg, stack, c4 or pes2o.")],
-    input: Annotated[list[Path], typer.Option(help="The dump's files.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; finished files are kept.")],
+    input: Annotated[list[str], typer.Option(help="The dump's files: globs, folders or addresses.")],
+    out: Annotated[Path, typer.Option(help="Root that gets documents/<source>/; several may share it.")],
+    source: Annotated[
+        str, typer.Option(help="The documents' source; by default the kind, and wiki for mediawiki.")
+    ] = "",
     blocklist: Annotated[str, typer.Option(help="Subreddits to leave out, one a line.")] = "",
     workers: Workers = None,
     engine: EngineName = "local",
     address: Address = "auto",
+    endpoint: Annotated[str | None, typer.Option(help="Address of an S3-compatible server.")] = None,
 ) -> dict[str, Any]:
     """A published dump as documents, by Dolma's rules for its kind.
 
     Example: loom collect dump mediawiki --input simplewiki-articles.xml.bz2 --out corpus
     """
+    from loom.corpus import remote
     from loom.corpus.sources.dumps import Dump, collect
     from loom.recipe import build
 
-    values = {"kind": kind, "files": [str(path) for path in input], "blocklist": blocklist}
-    artifact = collect(build(values, Dump, "loom collect dump"), out, choose(engine, workers, address))
-    counters = dict(artifact.counters)
-    rows = [(kind, counters["seen"], counters["documents"])]
-    console.table(f"Collected into {out}", ["kind", "entries", "documents"], rows)
-    return {"out": str(out), **counters}
+    remote.use_endpoint(endpoint)
+    values = {"kind": kind, "files": input, "blocklist": blocklist, "source": source}
+    made = build(values, Dump, "loom collect dump")
+    artifact = collect(made, out, choose(engine, workers, address))
+    counters = dict(artifact.counters["sources"][made.name])
+    rows = [("entries", counters["seen"])]
+    rows += [(f"left out: {rule}", count) for rule, count in counters["left_out"].items()]
+    rows += [("set aside: cannot be read", counters["rejected"])] if counters["rejected"] else []
+    console.table(f"{made.name} in {out}", ["what", "count"], [*rows, ("documents", counters["documents"])])
+    if counters["rejected"]:
+        console.say(f"What was set aside, with file, line and reason: {out / 'rejected' / made.name}")
+    return {"out": str(out), "source": made.name, **counters}

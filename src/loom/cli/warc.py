@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def run(
     documents: Annotated[list[str], typer.Option(help="WARC files: globs, folders or addresses.")],
-    out: Annotated[Path, typer.Option(help="Root that gets documents/<source>/.")],
+    out: Annotated[Path, typer.Option(help="Root that gets documents/<source>/; several may share it.")],
     source: Annotated[str, typer.Option(help="The documents' source.")] = "warc",
     linearizer: Annotated[
         str, typer.Option(help="HTML to text: resiliparse or trafilatura.")
@@ -43,7 +43,7 @@ def run(
         "added": added,
     }
     artifact = collect(build(values, Warc, "loom warc"), out, choose(engine, workers, address))
-    counters = dict(artifact.counters)
+    counters = dict(artifact.counters["sources"][source])
     rows = [(source, *(counters[key] for key in ("records", "documents", "no_page", "no_text", "rejected")))]
     columns = ["source", "records", "documents", "no pages", "no text", "set aside"]
     console.table(f"Written to {out}", columns, rows)

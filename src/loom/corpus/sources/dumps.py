@@ -1,14 +1,15 @@
-"""Published dumps as documents: Reddit, MediaWiki, Project Gutenberg, the Stack, C4.
+"""Published dumps as documents: Reddit, MediaWiki, Project Gutenberg, the Stack, C4, peS2o.
 
-One file in is one file out. The rules are Dolma's: Reddit posts by length and score (atomic content, v5),
-articles of the main namespace that are no redirects, books without their licence pages.
+The rules are Dolma's: Reddit posts by length and score (atomic content, v5), articles of the main namespace
+that are no redirects, books without their licence pages. What a rule leaves out is counted under its name;
+an entry that cannot be read goes to `rejected/` with file, line and reason, and reading goes on.
 """
 
 from __future__ import annotations
 
 import bz2
+import codecs
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,86 +20,111 @@ from xml.etree import ElementTree
 import orjson
 import xxhash
 
-from loom.artifact import Artifact, Input, commit, discard, finished
-from loom.corpus.documents import open_compressed, read_lines, write_lines
+from loom.artifact import Artifact, Input
+from loom.corpus import pieces, remote
+from loom.corpus.documents import (
+    DAMAGED,
+    Rejected,
+    check_row,
+    open_compressed,
+    open_raw,
+    read_lines,
+    write_lines,
+)
+from loom.corpus.sources import collection
 from loom.corpus.sources.wikitext import wikitext_to_text
-from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import Done, Engine, Operation, Task
 from loom.errors import LoomError
-from loom.recipe import to_plain
 
 COMMENT_LENGTH, SUBMISSION_LENGTH = (500, 40_000), (400, 40_000)  # code points
 LOWEST_SCORE = 2
 GONE = {"[deleted]", "[removed]", ""}
 BOOK_START = re.compile(r"^\*\*\*\s*START OF (?:THE|THIS) PROJECT GUTENBERG.*$", re.M)
 BOOK_END = re.compile(r"^\*\*\*\s*END OF (?:THE|THIS) PROJECT GUTENBERG.*$", re.M)
+BOOK_CHARSET = re.compile(rb"^Character set encoding:\s*([\w-]+)", re.M | re.I)
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Left:
+    """An entry that a rule of its dump leaves out."""
+
+    rule: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An entry that cannot be read."""
+
+    reason: str
+
+
+Entries = Iterator[tuple[int, Row | Left | Broken]]  # an entry's number in its file, from 1
+
+
+@dataclass(frozen=True)
 class Dump:
-    """What a dump is, its files, and for Reddit a file of subreddits to leave out, one a line."""
+    """What a dump is, its files (globs, folders, addresses), and for Reddit a file of subreddits to leave out.
+
+    The documents are of the source `source`, by default the name that the recipes know the kind by.
+    """
 
     kind: str
     files: tuple[str, ...]
     blocklist: str = ""
+    source: str = ""
+    largest: int = pieces.LARGE
 
     def __post_init__(self) -> None:
         if self.kind not in READERS:
             raise ValueError(f"kind is {self.kind!r}; there are {', '.join(READERS)}")
+        if "/" in self.source or self.source.startswith("."):
+            raise ValueError(f"source is {self.source!r}; it names one folder below documents/")
+
+    @property
+    def name(self) -> str:
+        return self.source or SOURCES.get(self.kind, self.kind)
 
 
 def collect(dump: Dump, out: Path, engine: Engine | None = None) -> Artifact:
-    """Write `documents/<kind>/<file>.jsonl.zst` below `out`.
+    """Write `documents/<source>/<file>.jsonl.zst` below `out`, beside what other collections put there.
 
-    Raises `LoomError` for a file that is not there or cannot be read, and if nothing was a document.
+    Raises `LoomError` where no file matches, for one that is cut short, and if nothing was a document.
     """
-    started = time.monotonic()
-    paths = [Path(name) for name in dump.files]
-    for path in paths:
-        if not path.is_file():
-            raise LoomError(f"There is no file {path}.")
-    stems = [path.name.split(".")[0] for path in paths]
-    if len(set(stems)) < len(stems):
-        raise LoomError("Two input files have the same name; give them different ones.")
-    if dump.blocklist and not Path(dump.blocklist).is_file():
-        raise LoomError(f"There is no blocklist {dump.blocklist}.")
-    inputs = [Input(str(path.resolve()), _identity(path)) for path in paths]
-    inputs += (
-        [Input(str(Path(dump.blocklist).resolve()), _identity(Path(dump.blocklist)))]
-        if dump.blocklist
-        else []
-    )
-    plain = to_plain(dump)
-    if (before := finished(out, "documents", plain, inputs)) is not None:
-        return before
-    discard(out, "documents")
-    tasks = [
-        Task((item, *inputs[len(paths) :]), (f"documents/{dump.kind}/{stem}.jsonl.zst",), {"path": str(path)})
-        for item, stem, path in zip(inputs, stems, paths, strict=False)
-    ]
-    settings = {"kind": dump.kind, "blocklist": dump.blocklist}
-    done = (engine or LocalEngine()).run(Operation("dump", 1, _task, settings), tasks, out, dump.kind)
-    counters = sum_counters([item.counters for item in done])
-    if not counters["documents"]:
-        raise LoomError(
-            f"None of the {counters['seen']:,} entries of these files is a document of kind {dump.kind!r}."
+    files = collection.find(dump.files, SUFFIXES[dump.kind], f"file of {dump.kind}")
+    also: tuple[Input, ...] = ()
+    if dump.blocklist:
+        (found,) = collection.find((dump.blocklist,), (".txt",), "blocklist")
+        also = (Input(found.place, found.digest),)
+    if dump.kind == "stack":
+        for file in files:
+            if remote.address(file.path) is None:
+                with _stack_file(file.path):
+                    pass
+    recipe = {"kind": dump.kind, "blocklist": bool(dump.blocklist)}
+    settings = {"kind": dump.kind, "blocklist": dump.blocklist, "source": dump.name}
+
+    def nothing(counters: Any) -> str:
+        left = ", ".join(f"{rule} {count:,}" for rule, count in counters["left_out"].items())
+        return (
+            f"None of the {counters['seen']:,} entries of these files is a document of kind {dump.kind!r}: "
+            f"{counters['rejected']:,} cannot be read (see {out / 'rejected'}), left out were {left or 'none'}."
         )
-    artifact = commit(
+
+    return collection.collect(
+        collection.Collection(
+            dump.name,
+            tuple(files),
+            recipe,
+            Operation(f"collect {dump.kind}", 2, _task, settings),
+            also,
+            cut=dump.kind in IN_PIECES,
+            largest=dump.largest,
+        ),
         out,
-        "documents",
-        recipe=plain,
-        inputs=inputs,
-        outputs=[item for result in done for item in result.outputs],
-        counters=counters,
-        started=started,
+        engine,
+        nothing,
     )
-    clear_receipts(out)
-    return artifact
-
-
-def _identity(path: Path) -> str:
-    status = path.stat()
-    return xxhash.xxh3_128_hexdigest(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
 
 
 def _task(settings: Any, task: Task, out: Path) -> Done:
@@ -107,42 +133,66 @@ def _task(settings: Any, task: Task, out: Path) -> Done:
     if settings["blocklist"]:
         names = Path(settings["blocklist"]).read_text("utf-8").split()
         blocked = frozenset(name.lower() for name in names)
-    counters = {"seen": 0, "documents": 0}
-    with write_lines(out / task.outputs[0]) as stream:
-        for row in READERS[settings["kind"]](path, blocked):
-            counters["seen"] += 1
-            if row is not None:
-                counters["documents"] += 1
-                stream.write(orjson.dumps({**row, "source": settings["kind"]}) + b"\n")
-    return Done({task.outputs[0]: counters["documents"]}, counters)
+    seen = written = broken = 0
+    left_out: dict[str, int] = {}
+    with write_lines(out / task.outputs[0]) as stream, write_lines(out / task.outputs[1]) as aside:
+        for number, entry in READERS[settings["kind"]](path, blocked):
+            seen += 1
+            if isinstance(entry, dict) and (reason := check_row(entry)) is not None:
+                entry = Broken(reason)
+            match entry:
+                case Left(rule):
+                    left_out[rule] = left_out.get(rule, 0) + 1
+                case Broken(reason):
+                    broken += 1
+                    aside.write(Rejected(path.name, number, reason).json() + b"\n")
+                case _:
+                    written += 1
+                    stream.write(orjson.dumps({**entry, "source": settings["source"]}) + b"\n")
+    counters = {"seen": seen, "documents": written, "rejected": broken, "left_out": left_out}
+    return Done({task.outputs[0]: written, task.outputs[1]: broken}, counters)
 
 
-def reddit(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
-    """Comments and submissions of a dump (one JSON object a line), None for each that is left out."""
+def _json_rows(path: Path) -> Iterator[tuple[int, Row | Broken]]:
+    """The lines of a dump of JSON lines; what is no object is broken, a blank line is none."""
     for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
         try:
-            post = orjson.loads(line)
+            row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise LoomError(f"{path}, row {number:,}, is not JSON ({error}).") from None
-        yield _post(post, blocked)
+            yield number, Broken(f"not JSON: {error}")
+            continue
+        yield number, row if isinstance(row, dict) else Broken("not a JSON object")
 
 
-def _post(post: Row, blocked: frozenset[str]) -> Row | None:
+def reddit(path: Path, blocked: frozenset[str]) -> Entries:
+    """Comments and submissions of a dump, one JSON object a line."""
+    for number, post in _json_rows(path):
+        yield number, post if isinstance(post, Broken) else _post(post, blocked)
+
+
+def _post(post: Row, blocked: frozenset[str]) -> Row | Left | Broken:
     comment = "body" in post
     body = str(post.get("body" if comment else "selftext") or "").strip()
     text = body if comment else f"{str(post.get('title') or '').strip()}\n\n{body}".strip()
     low, high = COMMENT_LENGTH if comment else SUBMISSION_LENGTH
     subreddit = str(post.get("subreddit") or "")
-    left_out = (
-        (body in GONE and (comment or body != ""))
-        or str(post.get("author")) in GONE
-        or not low <= len(text) <= high
-        or int(post.get("score") or 0) < LOWEST_SCORE
-        or bool(post.get("over_18"))
-        or subreddit.lower() in blocked
-    )
-    if left_out:
-        return None
+    try:
+        score = int(post.get("score") or 0)
+    except (TypeError, ValueError):
+        return Broken("'score' is not a number")
+    if "id" not in post:
+        return Broken("no 'id'")
+    rules = {
+        "deleted": (body in GONE and (comment or body != "")) or str(post.get("author")) in GONE,
+        "length": not low <= len(text) <= high,
+        "score": score < LOWEST_SCORE,
+        "over_18": bool(post.get("over_18")),
+        "blocklist": subreddit.lower() in blocked,
+    }
+    if (rule := next((name for name, speaks in rules.items() if speaks), None)) is not None:
+        return Left(rule)
     metadata = {
         "subreddit": subreddit,
         "score": post.get("score"),
@@ -156,12 +206,13 @@ def _post(post: Row, blocked: frozenset[str]) -> Row | None:
     }
 
 
-def mediawiki(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
+def mediawiki(path: Path, blocked: frozenset[str]) -> Entries:
     """Articles of an XML dump (plain, .bz2, .gz, .zst): main namespace, no redirects.
 
     An id is the wiki's name and the page's number in it: every wiki numbers its own.
     """
     wiki = path.name.split("-")[0].split(".")[0]
+    number = 0
     with _open_dump(path) as stream:
         try:
             root: ElementTree.Element | None = None
@@ -171,42 +222,55 @@ def mediawiki(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
                 if event == "end" and name == "dbname":
                     wiki = element.text or wiki
                 elif event == "end" and name == "page":
-                    yield _page({child.tag.rsplit("}", 1)[-1]: child for child in element}, wiki)
+                    number += 1
+                    yield number, _page({child.tag.rsplit("}", 1)[-1]: child for child in element}, wiki)
                     root.clear()  # else it would keep every page, emptied
-        except (ElementTree.ParseError, EOFError, OSError) as error:
+        except (ElementTree.ParseError, OSError, *DAMAGED) as error:
             raise LoomError(
-                f"{path} is no MediaWiki dump, or is cut short ({error}). Fetch it again."
+                f"{path} is no MediaWiki dump, or is cut short after page {number:,} ({error}). Fetch it again."
             ) from None
 
 
 @contextmanager
 def _open_dump(path: Path) -> Iterator[Any]:
     if path.suffix == ".bz2":
-        with bz2.open(path) as stream:
+        with open_raw(path) as raw, bz2.open(raw) as stream:
             yield stream
     else:
         with open_compressed(path) as plain:
             yield plain
 
 
-def _page(fields: dict[str, ElementTree.Element], wiki: str) -> Row | None:
-    if "id" not in fields or "redirect" in fields or "revision" not in fields:
-        return None
+def _page(fields: dict[str, ElementTree.Element], wiki: str) -> Row | Left | Broken:
+    if "id" not in fields or not fields["id"].text:
+        return Broken("no 'id'")
+    if "redirect" in fields:
+        return Left("redirect")
     if "ns" in fields and fields["ns"].text != "0":  # dumps of the first years have no namespaces
-        return None
+        return Left("namespace")
+    if "revision" not in fields:
+        return Broken("no 'revision'")
     revision = {child.tag.rsplit("}", 1)[-1]: child.text for child in fields["revision"]}
     text = wikitext_to_text(revision.get("text") or "")
     if not text:
-        return None
+        return Left("empty")
     title = (fields["title"].text or "") if "title" in fields else ""
     row = {"id": f"{wiki}-{fields['id'].text}", "text": f"{title}\n\n{text}\n", "metadata": {"title": title}}
     return {**row, "created": revision["timestamp"]} if revision.get("timestamp") else row
 
 
-def gutenberg(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
-    """One book: what stands between its licence pages; None if that is nothing."""
-    with open_compressed(path) as stream:
-        text = stream.read().decode("utf-8-sig").replace("\r\n", "\n")
+def gutenberg(path: Path, blocked: frozenset[str]) -> Entries:
+    """One book: what stands between its licence pages, in UTF-8 or the character set it says."""
+    try:
+        with open_compressed(path) as stream:
+            data = stream.read()
+    except DAMAGED as error:
+        raise LoomError(f"{path} is cut short or damaged ({error}). Fetch it again.") from None
+    try:
+        text = _decode(data).replace("\r\n", "\n")
+    except (UnicodeDecodeError, LookupError) as error:
+        yield 1, Broken(f"cannot be decoded: {error}")
+        return
     start, end = BOOK_START.search(text), BOOK_END.search(text)
     head = text[: start.start()] if start else ""
     body = text[start.end() if start else 0 : end.start() if end else len(text)].strip()
@@ -215,28 +279,63 @@ def gutenberg(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
         for key in ("Title", "Author", "Language")
         if (match := re.search(rf"^{key}:\s*(.+)$", head, re.M))
     }
-    yield {"id": path.name.split(".")[0], "text": f"{body}\n", "metadata": metadata} if body else None
+    book = {"id": path.name.split(".")[0], "text": f"{body}\n", "metadata": metadata}
+    yield 1, book if body else Left("empty")
 
 
-def stack(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
-    """Source files of a Parquet file of the Stack, with language and licences; None for an empty one."""
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        said = BOOK_CHARSET.search(data)
+        if said is None or codecs.lookup(said[1].decode()).name in ("utf-8", "ascii"):
+            raise
+        return data.decode(said[1].decode())
+
+
+@contextmanager
+def _stack_file(path: Path) -> Iterator[Any]:
+    """A Parquet file of the Stack, or a piece of one, open. Raises `LoomError` for another."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
-    names = set(file.schema_arrow.names)
-    if "content" not in names:
-        raise LoomError(
-            f"{path} has no column 'content': it is no file of the Stack ({', '.join(sorted(names))})."
-        )
-    wanted = [name for name in STACK_COLUMNS if name in names]
-    for batch in file.iter_batches(batch_size=1024, columns=["content", *wanted]):
-        for row in batch.to_pylist():
-            content = row.pop("content")
-            identity = (
-                row.get("hexsha") or row.get("blob_id") or xxhash.xxh3_128_hexdigest((content or "").encode())
-            )
-            metadata = {STACK_COLUMNS[name]: value for name, value in row.items() if value is not None}
-            yield {"id": identity, "text": content, "metadata": metadata} if content else None
+    piece = pieces.parse(path)
+    try:
+        with open_raw(piece.path if piece else path, whole=False) as stream:
+            file = pq.ParquetFile(stream)
+            names = set(file.schema_arrow.names)
+            if "content" not in names:
+                raise LoomError(
+                    f"{path} has no column 'content': it is no file of the Stack ({', '.join(sorted(names))})."
+                )
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise LoomError(f"{path} cannot be read as Parquet ({error}). Fetch it again.") from None
+
+
+def stack(path: Path, blocked: frozenset[str]) -> Entries:
+    """Source files of a Parquet file of the Stack, with language and licences."""
+    piece = pieces.parse(path)
+    with _stack_file(path) as file:
+        wanted = [name for name in STACK_COLUMNS if name in file.schema_arrow.names]
+        first, last = (piece.start, piece.end) if piece else (0, file.num_row_groups)
+        number = sum(file.metadata.row_group(group).num_rows for group in range(first))
+        groups = list(range(first, last))
+        for batch in file.iter_batches(batch_size=1024, row_groups=groups, columns=["content", *wanted]):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, _source_file(row)
+
+
+def _source_file(row: Row) -> Row | Left | Broken:
+    content = row.pop("content")
+    if not content:
+        return Left("empty")
+    if not isinstance(content, str):
+        return Broken("'content' is not text")
+    identity = row.get("hexsha") or row.get("blob_id") or xxhash.xxh3_128_hexdigest(content.encode())
+    metadata = {STACK_COLUMNS[name]: value for name, value in row.items() if value is not None}
+    return {"id": identity, "text": content, "metadata": metadata}
 
 
 STACK_COLUMNS = {
@@ -246,31 +345,33 @@ STACK_COLUMNS = {
 }  # fmt: skip
 
 
-def c4(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
+def c4(path: Path, blocked: frozenset[str]) -> Entries:
     """C4's own rows (`text`, `url`, `timestamp`); the id is a hash of the address."""
-    for line in read_lines(path):
-        row = orjson.loads(line)
-        url = str(row.get("url", ""))
+    for number, row in _json_rows(path):
+        if isinstance(row, Broken) or not isinstance(row.get("text"), str):
+            yield number, row if isinstance(row, Broken) else Broken("no 'text'")
+            continue
+        url = str(row.get("url") or "")
         identity = xxhash.xxh3_128_hexdigest(url.encode() or row["text"].encode())
         created = {"created": row["timestamp"]} if row.get("timestamp") else {}
-        yield (
-            {"id": identity, "text": row["text"], "metadata": {"url": url}, **created}
-            if row["text"]
-            else None
-        )
+        document = {"id": identity, "text": row["text"], "metadata": {"url": url}, **created}
+        yield number, document if row["text"] else Left("empty")
 
 
-def pes2o(path: Path, blocked: frozenset[str]) -> Iterator[Row | None]:
+def pes2o(path: Path, blocked: frozenset[str]) -> Entries:
     """Papers as peS2o publishes them, already in Dolma's schema; what is no field of it goes into metadata."""
-    fields = {"id", "text", "added", "created", "version", "metadata"}
-    for line in read_lines(path):
-        row = orjson.loads(line)
+    fields = ("id", "text", "added", "created", "version", "metadata")
+    for number, row in _json_rows(path):
+        if isinstance(row, Broken) or not isinstance(row.get("metadata") or {}, dict):
+            yield number, row if isinstance(row, Broken) else Broken("'metadata' is not an object")
+            continue
         extra = {key: value for key, value in row.items() if key not in fields and key != "source"}
         kept = {key: row[key] for key in fields if key in row}
-        yield {**kept, "metadata": {**(row.get("metadata") or {}), **extra}} if row.get("text") else None
+        document = {**kept, "metadata": {**(row.get("metadata") or {}), **extra}}
+        yield number, Left("empty") if row.get("text") == "" else document
 
 
-READERS: dict[str, Callable[[Path, frozenset[str]], Iterator[Row | None]]] = {
+READERS: dict[str, Callable[[Path, frozenset[str]], Entries]] = {
     "reddit": reddit,
     "mediawiki": mediawiki,
     "gutenberg": gutenberg,
@@ -278,3 +379,14 @@ READERS: dict[str, Callable[[Path, frozenset[str]], Iterator[Row | None]]] = {
     "c4": c4,
     "pes2o": pes2o,
 }
+SOURCES = {"mediawiki": "wiki"}  # what Dolma calls a source, where it is not the kind
+LINES = tuple(suffix + packed for suffix in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
+SUFFIXES = {
+    "reddit": (*LINES, ".zst", ".gz"),
+    "mediawiki": (".xml", ".xml.bz2", ".xml.gz", ".xml.zst", ".bz2"),
+    "gutenberg": (".txt", ".txt.gz", ".txt.zst"),
+    "stack": (".parquet",),
+    "c4": LINES,
+    "pes2o": LINES,
+}
+IN_PIECES = ("reddit", "stack", "c4", "pes2o")

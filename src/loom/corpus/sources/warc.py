@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,11 +19,10 @@ from typing import IO, Any
 
 import orjson
 
-from loom.artifact import Artifact, Input, Output, commit, digest_json, discard, finished
-from loom.corpus import remote
+from loom.artifact import Artifact
 from loom.corpus.documents import open_raw, write_lines
-from loom.corpus.tag import remove_empty
-from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.corpus.sources import collection
+from loom.engine import Done, Engine, Operation, Task
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
@@ -58,90 +56,28 @@ class Warc:
 
 
 def collect(recipe: Warc, out: Path, engine: Engine | None = None) -> Artifact:
-    """Write `documents/<source>/<file>.jsonl.gz` below `out`.
+    """Write `documents/<source>/<file>.jsonl.gz` below `out`, beside what other collections put there.
 
     Raises `LoomError` where no file matches, or where none of the records became a document.
     """
-    started = time.monotonic()
     LINEARIZERS[recipe.linearizer]()
-    paths = _find(recipe.files)
-    stems = [_stem(path) for path in paths]
-    if len(set(stems)) < len(stems):
-        raise LoomError("Two WARC files have the same name; run them into different folders.")
-    inputs = [Input(remote.place(path), _identity(path)) for path in paths]
-    plain = to_plain(recipe)
-    if (before := finished(out, "documents", plain, inputs)) is not None:
-        return before
-    discard(out, "documents")
-    tasks = [
-        Task(
-            (item,),
-            (f"documents/{recipe.source}/{stem}.jsonl.gz", f"rejected/{recipe.source}/{stem}.jsonl"),
-            {"path": str(path)},
-        )
-        for path, item, stem in zip(paths, inputs, stems, strict=True)
-    ]
-    operation = Operation("warc", 1, _task, plain)
-    done = (engine or LocalEngine()).run(operation, tasks, out, "warc")
-    counters = sum_counters([item.counters for item in done])
-    if not counters["documents"]:
-        raise LoomError(
+    files = collection.find(recipe.files, SUFFIXES, "WARC file")
+    plain = {key: value for key, value in to_plain(recipe).items() if key != "files"}
+
+    def nothing(counters: Any) -> str:
+        return (
             f"None of the {counters['records']:,} records became a document: {counters['rejected']:,} were set aside "
             f"(see {out / 'rejected'}), {counters['no_page']:,} are no pages, {counters['no_text']:,} have no text."
         )
-    outputs: list[Output] = []
-    for result in done:
-        for item in result.outputs:
-            if item.rows or item.path.startswith("documents/"):
-                outputs.append(item)
-            else:
-                (out / item.path).unlink(missing_ok=True)
-    artifact = commit(
-        out, "documents", recipe=plain, inputs=inputs, outputs=outputs, counters=counters, started=started
+
+    made = collection.Collection(
+        recipe.source, tuple(files), plain, Operation("warc", 1, _task, plain), suffix=".jsonl.gz"
     )
-    clear_receipts(out)
-    remove_empty(out / "rejected")
-    return artifact
-
-
-def _find(patterns: tuple[str, ...]) -> list[Path]:
-    import glob
-
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        if (url := remote.address(pattern)) is not None:
-            names = remote.find(url, SUFFIXES)
-        else:
-            here = Path(pattern)
-            names = sorted(
-                str(path)
-                for path in (
-                    here.rglob("*") if here.is_dir() else map(Path, glob.glob(pattern, recursive=True))
-                )
-                if path.is_file() and path.name.endswith(SUFFIXES)
-            )
-        if not names:
-            raise LoomError(
-                f"No WARC file ({', '.join(SUFFIXES)}) matches {pattern!r}. Check the path and its glob."
-            )
-        found.update(dict.fromkeys(names))
-    return [Path(name) for name in found]
-
-
-def _stem(path: Path) -> str:
-    suffix = next(suffix for suffix in SUFFIXES if path.name.endswith(suffix))
-    return path.name.removesuffix(suffix)
-
-
-def _identity(path: Path) -> str:
-    if (url := remote.address(path)) is not None:
-        return remote.identity(url)[1]
-    status = path.stat()
-    return digest_json([path.name, status.st_size, status.st_mtime_ns])
+    return collection.collect(made, out, engine, nothing)
 
 
 def _task(settings: Any, task: Task, out: Path) -> Done:
-    recipe = Warc(**{**settings, "files": tuple(settings["files"])})
+    recipe = Warc((), **settings)
     to_text = LINEARIZERS[recipe.linearizer]()
     counters = {"records": 0, "documents": 0, "no_page": 0, "no_text": 0, "rejected": 0}
     path = Path(task.parameters["path"])
