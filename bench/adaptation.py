@@ -7,10 +7,12 @@ dpo  real preference pairs (hh-rlhf), one epoch with its reference pass: TRL wit
      log-probabilities, Loom
 
 Weights are random (speed does not depend on them) and the same on all sides, the tokenizer is OLMo's,
-V = 50,304. Each side runs in a process of its own, one after the other, and reports wall and processor seconds,
-the mean loss and its peak memory; model, data and trainer are made before the clock starts, the reference pass
-counts. What both sides made is compared: ids and answers of every row; the loss of the first conversations
-before any step; the reference log-probabilities of every pair. On a machine with a GPU the same passes run
+V = 50,304. Each side runs its own whole training loop in a process of its own, one after the other, and reports
+wall and processor seconds, the loss of every step and its peak memory; model, data and trainer are made before the
+clock starts, the reference pass counts, the checkpoint at the end does not. A step of Loom's takes as many packed
+rows as hold TRL's 16 conversations on average, so that both take as many steps at the same learning rate. What both
+sides made is compared: ids and answers of every row; the loss of the first conversations before any step; the
+reference log-probabilities of every pair; the mean loss of the epoch. On a machine with a GPU the same passes run
 there. A finished side is written to bench/results/adaptation.json at once, with its date and machine.
 """
 
@@ -22,6 +24,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,6 +43,7 @@ SIDES = {
 }
 WANTED = {"sft/trl": 2.5, "sft/trl-grouped": 1.3, "dpo/trl": 2.0}
 WANTED_MEMORY = {"dpo/trl": 0.6}
+EOS, PAD = 50_279, 1  # of OLMo's tokenizer
 COMPARED = 8  # conversations whose loss before training both sides compute
 TOLERANCE = {"first_loss": 1e-5, "reference": 1e-3}  # relative; nats an answer
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
@@ -100,67 +104,98 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def write_start(options: argparse.Namespace, folder: Path) -> None:
+    """The weights that all sides start from, as the folder that `train.init` names."""
+    from safetensors.torch import save_file
+
+    from loom.model.huggingface import config_to_huggingface, to_huggingface
+
+    model = fresh(options)
+    folder.mkdir()
+    save_file(to_huggingface(model.state_dict(), model.config), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config_to_huggingface(model.config, EOS, PAD)))
+    shutil.copy(TOKENIZER, folder / "tokenizer.json")
+
+
 def run_loom(objective: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One epoch by `loom.train.loop.train`, as `loom train` runs it; the clock is that of its metrics.jsonl."""
     import numpy as np
-    import torch
 
-    from loom.road.training import read_document_table
     from loom.tokens.shards import open_tokens
-    from loom.train.config import DpoConfig
-    from loom.train.data import PackedRows, Pairs
-    from loom.train.objective import LanguageModel, Preference, answer_logprobs
+    from loom.trace.reading import document_table
+    from loom.train import start
+    from loom.train.callbacks import Callback, Record, RunInfo
+    from loom.train.config import (
+        DataConfig,
+        DpoConfig,
+        OptimizerConfig,
+        RunConfig,
+        ScheduleConfig,
+        TrainConfig,
+    )
+    from loom.train.data import PackedRows
+    from loom.train.loop import train
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokens = open_tokens(folder / objective)
-    table = read_document_table(folder / objective)
-    model = fresh(options).train().to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
-    data: Any
+    table = document_table(tokens)
     made: dict[str, Any] = {}
+    name = "sft"
+    size = micro = options.micro
     if objective == "sft":
-        data = PackedRows(tokens, table, options.length, 1)
-        chosen: Any = LanguageModel()
-        size = max(1, round(options.batch * data.instances / (len(table) * options.micro))) * options.micro
-        micro = max(1, round(options.micro * data.instances / len(table)))
-        made["first_loss"] = _first_loss(model, data, COMPARED)
-    started, spent = time.perf_counter(), time.process_time()
-    if objective == "dpo":
-        data = Pairs(tokens, table, options.length, 1)
-        reference = torch.empty(data.instances, 2)
-        with torch.no_grad():
-            for first in range(0, data.instances, options.micro):
-                numbers = np.arange(first, min(first + options.micro, data.instances))
-                reference[numbers] = answer_logprobs(model, data.collate(numbers).to(device))[0].cpu()
-        made["reference"] = reference.tolist()
-        chosen = Preference(DpoConfig(beta=0.1), reference)
-        size, micro = options.batch, options.micro
-    begun = time.perf_counter()
-    loss = weight = 0.0
-    steps = []
-    for at in range(0, data.instances, size):
-        places = np.arange(at, min(at + size, data.instances))
-        batches = [
-            data.batch(places[first : first + micro]).to(device) for first in range(0, len(places), micro)
-        ]
-        denominator = sum(batch.denominator for batch in batches)
-        step = 0.0
-        for batch in batches:
-            total, _ = chosen(model, batch)
-            (total / denominator).backward()
-            step += float(total.detach())
-        steps.append(step / denominator)
-        loss += step
-        weight += denominator
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        packed = PackedRows(tokens, table, options.length, 1)
+        rows = packed.instances
+        share = rows / len(table)  # packed rows a conversation: a step takes as many conversations as TRL's
+        size = max(1, round(options.batch * share))
+        micro = max(1, round(options.micro * share))
+        steps = -(-rows // size)
+        made["first_loss"] = _first_loss(fresh(options), packed, COMPARED)
+        made["rows"], made["rows_a_step"] = rows, size
+    else:
+        name, steps = "pairs", -(-len(table) // 2 // options.batch)
+    marks: dict[str, float] = {"reference": 0.0, "reference_spent": 0.0}
+    inner = start.reference_logprobs
+
+    def timed(*given: Any, **named: Any) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = inner(*given, **named)
+        marks["reference"] += time.perf_counter() - wall
+        marks["reference_spent"] += time.process_time() - cpu
+        made["reference"] = found.tolist()
+        return found
+
+    losses: list[float] = []
+
+    class Clock(Callback):
+        """After each step, so that what is saved at the end counts for neither side."""
+
+        def on_start(self, run: RunInfo) -> None:
+            marks["begun"] = time.process_time()
+
+        def on_step(self, record: Record) -> None:
+            losses.append(float(record["loss"]))
+            marks["seconds"] = float(record["seconds"])
+            marks["peak"], marks["spent"] = peak_bytes(), time.process_time() - marks["begun"]
+
+    start.reference_logprobs = timed  # type: ignore[attr-defined]
+    config = RunConfig(
+        data=DataConfig(**{name: str(folder / objective)}, sequence_length=options.length),
+        train=TrainConfig(
+            objective=objective, init=str(folder / "start"), steps=steps, batch_tokens=size * options.length,
+            micro_batch=micro, batch_pairs=options.batch, micro_batch_pairs=options.micro, precision="float32",
+            compile=False, checkpoint_every=steps, log_every=1, rehearse=False,
+        ),
+        dpo=DpoConfig(beta=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-5, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, clip=1.0),
+        schedule=ScheduleConfig("constant"),
+    )  # fmt: skip
+    train(config, folder / f"{objective}-run", documents=table, callbacks=(Clock(),))
     return {
-        "seconds": time.perf_counter() - begun,
-        "reference_seconds": begun - started,
-        "processor_seconds": time.process_time() - spent,
-        "loss": loss / weight,
-        "losses": steps,
-        "peak_bytes": peak_bytes(),
+        "seconds": marks["seconds"],
+        "reference_seconds": marks["reference"],
+        "processor_seconds": marks["spent"] + marks["reference_spent"],
+        "loss": float(np.mean(losses)),
+        "losses": losses,
+        "peak_bytes": int(marks["peak"]),
         "made": made,
     }
 
@@ -193,7 +228,7 @@ def run_trl(objective: str, side: str, folder: Path, options: argparse.Namespace
     from loom.model.huggingface import config_to_huggingface, to_huggingface
 
     source = fresh(options)
-    config = config_to_huggingface(source.config, 50_279, 1)
+    config = config_to_huggingface(source.config, EOS, PAD)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**config), dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -321,7 +356,8 @@ def compare(objective: str, mine: dict[str, Any], theirs: dict[str, Any]) -> dic
             "reference_apart_nats": apart,
             "equal": bool(same.all()) and apart <= TOLERANCE["reference"],
         }
-    return {**result, "loss_apart": mine["loss"] / theirs["loss"] - 1}
+    steps = len(mine["losses"]), len(theirs["losses"])
+    return {**result, "steps": steps, "loss_apart": mine["loss"] / theirs["loss"] - 1}
 
 
 def write(path: Path, sides: dict[str, Any], ratios: dict[str, Any]) -> None:
@@ -367,6 +403,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare_data(folder, options.conversations, options.pairs, options.length)
+        write_start(options, folder / "start")
         for objective in options.rows.split(","):
             run_row(objective, folder, options)
     print(f"written to {options.out}")
