@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from loom.serve.engine import Engine
 from loom.tokens.shards import SpecialToken
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.checkpoint import ModelCard, save_model
+from tests.conftest import skip_by_name
+from tests.report.test_page import CHROMIUM, FLAGS
+from tests.serve.running import Running
 from tests.small import make_tokenizer
 
 CONFIG = ModelConfig(48, 2, 4, 128, 1280, 160, tied=True)
@@ -66,3 +70,35 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, model: Transformer, tok
         tokenizer.vocab_size,
     )
     return save_model(tmp_path_factory.mktemp("served") / "small-model", model, card, Path(tokenizer.name))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        skip_by_name(f"the browser {CHROMIUM}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Running) -> Iterator[Any]:
+    """The page, loaded; at the end there must have been no error and no request to anywhere else."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda m: problems.append(m.text) if "Content Security" in m.text else None)
+    opened.on(
+        "request",
+        lambda r: problems.append(r.url) if not r.url.startswith((server.url, "data:", "blob:")) else None,
+    )
+    opened.goto(server.url + "/")
+    opened.wait_for_selector("#facts:not(:empty)", state="attached")
+    yield opened
+    context.close()
+    assert problems == []

@@ -19,7 +19,7 @@ from loom.road.training import run_training
 from loom.serve.explorer import Explorer, make_server
 from loom.tokens.tokenize import Tokenize, tokenize
 from loom.trace.build import IndexTokens, build_index
-from tests.serve.test_page import CHROMIUM, FLAGS
+from tests.report.test_page import CHROMIUM, FLAGS
 from tests.small import library_texts, make_tokenizer, write_lines
 from tests.trace.runs import lm
 

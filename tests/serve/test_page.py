@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.report.test_page import CHROMIUM, FLAGS
 from tests.serve.running import Running, served
 
 PAGE = Path(__file__).resolve().parents[2] / "src" / "loom" / "serve" / "page"
@@ -19,38 +18,6 @@ PAGE = Path(__file__).resolve().parents[2] / "src" / "loom" / "serve" / "page"
 def server(checkpoint: Path) -> Iterator[Running]:
     with served(checkpoint) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip("no /usr/bin/chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def page(browser: Any, server: Running) -> Iterator[Any]:
-    """The page, loaded; at the end there must have been no error and no request to anywhere else."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("console", lambda m: problems.append(m.text) if "Content Security" in m.text else None)
-    opened.on(
-        "request",
-        lambda r: problems.append(r.url) if not r.url.startswith((server.url, "data:", "blob:")) else None,
-    )
-    opened.goto(server.url + "/")
-    opened.wait_for_selector("#facts:not(:empty)", state="attached")
-    yield opened
-    context.close()
-    assert problems == []
 
 
 def few_tokens(page: Any, count: int = 12, temperature: float = 0, seed: str = "") -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from loom.chat.format import DEFAULT, FORMATS, Message, render_jinja
 from loom.chat.prompts import conversation
-from loom.chat.template import Template, chat_template
+from loom.chat.template import Template
 from loom.errors import LoomError
 from loom.model.sampling import Sampling
 from loom.serve.complete import Session, answer
-from loom.serve.conversation import fit, parse_messages, reserved
+from loom.serve.conversation import fit, parse_messages
 from loom.serve.terminal import Chat, converse
 
 

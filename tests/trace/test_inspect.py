@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from loom.corpus.documents import find_files, read
 from loom.engine import LocalEngine
 from loom.errors import LoomError
 from loom.road.training import run_training
+from loom.serve.explorer import Explorer
 from loom.tokens.tokenizer import Tokenizer
 from loom.trace.inspect import inspect_step
+from loom.trace.page import write_step_page
 from loom.trace.reading import open_reading
 from loom.train.config import DataConfig
 from tests.small import make_tokenizer
@@ -134,6 +137,22 @@ def test_tuning_too(tmp_path: Path, tokenizer: Path, objective: str) -> None:
             shared = next(at for at in range(len(chosen)) if chosen[at] != rejected[at])
             for part in (chosen, rejected[shared:]):  # a packed pair holds its prompt once
                 assert any(" ".join(map(str, part)) in line for line in joined)
+        sides_are_said(tmp_path / "run", tmp_path / "step.html")
+
+
+def sides_are_said(run: Path, file: Path) -> None:
+    """The page of a step and the explorer's say of each answer whether it was the chosen one."""
+    found = inspect_step(run, 1, text=True)
+    write_step_page(file, found)
+    explorer = Explorer(run).page("/step?n=1")[1]
+    said = {
+        "page": re.findall(r"the (chosen|rejected) answer of pair (\d+)", file.read_text(encoding="utf-8"))
+    }
+    said["explorer"] = re.findall(r'<b class="side">(chosen|rejected)</b> answer of pair (\d+)', explorer)
+    documents = [document for instance in found["instances"] for document in instance["documents"]]
+    expected = [(document["side"], str(document["pair"])) for document in documents]
+    assert len(expected) == 8
+    assert said == {"page": expected, "explorer": expected}
 
 
 def test_what_cannot_be_said_is_said_so(tmp_path: Path, tokenizer: Path) -> None:

@@ -39,7 +39,8 @@ def inspect(
     for number, instance in enumerate(found["instances"]):
         for document in instance["documents"][:SHOWN]:
             place = f"{document['start']}–{document['end']}"
-            shown = [document["id"], document["source"], document["origin"], place]
+            name = f"{document['id']} ({document['side']})" if "side" in document else document["id"]
+            shown = [name, document["source"], document["origin"], place]
             excerpt = one_line(document["text"], EXCERPT) if "text" in document else ""
             rows.append([number, *(one_line(str(value), EXCERPT) for value in shown), excerpt])
         if len(instance["documents"]) > SHOWN:

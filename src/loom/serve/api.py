@@ -6,10 +6,10 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from loom.chat.prompts import Conversation
 from loom.errors import LoomError
-from loom.serve.conversation import parse_messages
+from loom.serve.conversation import parse_messages, reserved
 from loom.serve.engine import Engine, Event, Full, Ticket, Token
 from loom.serve.engine import Request as Work
 from loom.serve.limits import Door, Limits
@@ -35,6 +35,7 @@ from loom.serve.protocol import (
 )
 from loom.serve.thread import Tracer
 
+T = TypeVar("T")
 TRACED = 20_000  # characters of an answer that can be traced at once
 
 
@@ -106,7 +107,8 @@ def create_app(served: Served) -> FastAPI:
         asked = _parse(await request.body(), ChatRequest)
         _same_model(served, asked.model)
         try:
-            prompt = served.chat.prompt(parse_messages(asked.messages))
+            messages = parse_messages(asked.messages)
+            prompt = await _aside(served, served.chat.prompt, messages)
         except LoomError as error:
             raise bad_request(str(error), param="messages") from None
         top = asked.top_logprobs or 0
@@ -120,7 +122,7 @@ def create_app(served: Served) -> FastAPI:
         _same_model(served, asked.model)
         answers: list[_Answer] = []
         try:
-            for ids in _text_prompts(served, asked):
+            for ids in await _aside(served, _text_prompts, served, asked):
                 most = 16 if asked.max_tokens is None else asked.max_tokens
                 answers.append(_submit(served, asked, ids, most, asked.logprobs or 0))
         except ApiError:
@@ -147,6 +149,7 @@ def create_app(served: Served) -> FastAPI:
             "model": served.name,
             "context": config.context_length,
             "parameters": config.parameters,
+            "reserve": reserved(config.context_length),
             "format": served.chat.note,
             "trace": served.trace is not None,
         }
@@ -236,6 +239,15 @@ def _parse(body: bytes, kind: type[Any]) -> Any:
         raise bad_request(f"{path}: {first['msg']}.", None, path) from None
 
 
+async def _aside(served: Served, work: Callable[..., T], *given: Any) -> T:
+    """What takes time in a thread of its own, so that other clients are answered meanwhile."""
+    try:
+        async with asyncio.timeout(served.limits.request_seconds):
+            return await asyncio.to_thread(work, *given)
+    except TimeoutError:
+        raise ApiError(504, "Reading the prompt took too long.", "server_error", "timeout") from None
+
+
 def _text_prompts(served: Served, asked: TextRequest) -> list[list[int]]:
     """The prompts of a text request as ids; empty text begins a document."""
     tokenizer = served.chat.tokenizer
@@ -254,9 +266,10 @@ def _text_prompts(served: Served, asked: TextRequest) -> list[list[int]]:
 def _submit(served: Served, asked: Settings, prompt: list[int], most: int | None, top: int) -> _Answer:
     """Hand a prompt to the engine. Over the context is 400, a full queue 503."""
     context = served.engine.decoder.config.context_length
-    if len(prompt) >= context:
+    if len(prompt) + max(1, asked.reserve or 0) > context:
+        kept = f", {asked.reserve:,} of them kept for the answer" if asked.reserve else ""
         raise bad_request(
-            f"The prompt has {len(prompt):,} tokens; the model's context holds {context:,}, answer included.",
+            f"The prompt has {len(prompt):,} tokens; the model's context holds {context:,}, answer included{kept}.",
             "context_length_exceeded",
         )
     room = min(context - len(prompt), served.limits.new_tokens)

@@ -72,6 +72,18 @@ class Ticket:
     cancelled: bool = False
     _wake: Callable[[], None] = lambda: None
 
+    @property
+    def deadline(self) -> float:
+        """When its time is over, by `time.monotonic`."""
+        return self.arrived + (float("inf") if self.request.seconds is None else self.request.seconds)
+
+    def tell(self, event: Event) -> None:
+        """Deliver an event, if anyone still waits for it."""
+        try:
+            self.deliver(event)
+        except Exception:  # whoever waited is gone
+            self.cancelled = True
+
     def cancel(self) -> None:
         """Stop it at the next step and free its place; no event comes after that."""
         self.cancelled = True
@@ -86,7 +98,6 @@ class _Running:
     randomness: torch.Generator
     tokens: list[int]  # the prompt and all that was decoded
     prompt: int
-    deadline: float
     first: bool = True
     held: list[Event] = field(default_factory=list)
     reading: Reading | None = None  # a piece of the prompt that some layers have seen
@@ -100,6 +111,7 @@ class Statistics:
     finished: int = 0
     cancelled: int = 0
     failed: int = 0
+    late: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
     steps: int = 0
@@ -195,7 +207,7 @@ class Engine:
         for running in self._running:
             self._send(running, Event("", (), "cancelled"))
         while self._arrivals:
-            self._arrivals.popleft().deliver(Event("", (), "cancelled"))
+            self._arrivals.popleft().tell(Event("", (), "cancelled"))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """A failure ends the requests it hit, not the server."""
@@ -222,23 +234,30 @@ class Engine:
 
     def _drop(self) -> None:
         now = time.monotonic()
-        for running in [r for r in self._running if r.ticket.cancelled or now > r.deadline]:
+        for running in [r for r in self._running if r.ticket.cancelled or now > r.ticket.deadline]:
             self._running.remove(running)
             if running.ticket.cancelled:
                 self.statistics.cancelled += 1
             else:
+                self.statistics.late += 1
                 self._send(running, Event(running.text.finish(), (), "timeout"))
-        kept = deque(t for t in self._arrivals if not t.cancelled)
-        self.statistics.cancelled += len(self._arrivals) - len(kept)
+        kept = deque[Ticket]()
+        for ticket in self._arrivals:
+            if ticket.cancelled:
+                self.statistics.cancelled += 1
+            elif now > ticket.deadline:
+                self.statistics.late += 1
+                ticket.tell(Event("", (), "timeout"))
+            else:
+                kept.append(ticket)
         self._arrivals = kept
 
     def _enter(self, ticket: Ticket) -> None:
         request = ticket.request
-        seconds = request.seconds if request.seconds is not None else float("inf")
         self.statistics.prompt_tokens += len(request.prompt)
         if request.sampling.max_new_tokens == 0:
             self.statistics.finished += 1
-            ticket.deliver(Event("", (), "length"))
+            ticket.tell(Event("", (), "length"))
             return
         self._running.append(
             _Running(
@@ -248,7 +267,6 @@ class Engine:
                 torch.Generator().manual_seed(request.sampling.seed),
                 list(request.prompt),
                 len(request.prompt),
-                ticket.arrived + seconds,
             )
         )
 
@@ -379,7 +397,4 @@ class Engine:
                 return
             text = "".join(held.text for held in running.held)
             event = replace(event, text=text, tokens=tuple(t for held in running.held for t in held.tokens))
-        try:
-            running.ticket.deliver(event)
-        except Exception:  # whoever waited is gone
-            running.ticket.cancelled = True
+        running.ticket.tell(event)

@@ -34,6 +34,7 @@ class Limits:
     request_seconds: float = 600.0
     new_tokens: int = 4096
     text_prompts: int = 16
+    requests: int = 1024
 
 
 class Door:
@@ -46,6 +47,7 @@ class Door:
 
     def __init__(self, app: App, limits: Limits) -> None:
         self.app, self.limits = app, limits
+        self.inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,11 +56,20 @@ class Door:
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         try:
             self._admit(scope, headers)
-            body = await self._body(receive, headers) if scope["method"] == "POST" else b""
+            if self.inside >= self.limits.requests:
+                what = f"{self.inside} requests are being answered or waiting; try again later."
+                raise ApiError(503, what, "server_error", "overloaded")
         except ApiError as error:
             await _answer(send, error)
             return
-        await self.app(scope, _replay(body, receive), self._timed(send))
+        self.inside += 1
+        try:
+            body = await self._body(receive, headers) if scope["method"] == "POST" else b""
+            await self.app(scope, _replay(body, receive), self._timed(send))
+        except ApiError as error:
+            await _answer(send, error)
+        finally:
+            self.inside -= 1
 
     def _admit(self, scope: Scope, headers: dict[str, str]) -> None:
         host = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else ""

@@ -11,6 +11,7 @@ HELP = {
     "finished": "Requests answered to their end.",
     "cancelled": "Requests whose client left.",
     "failed": "Requests that failed.",
+    "late": "Requests whose time was over before they were answered.",
     "prompt_tokens": "Tokens of prompts.",
     "tokens": "Tokens generated.",
     "steps": "Passes of the batch.",

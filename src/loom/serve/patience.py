@@ -1,7 +1,8 @@
-"""Connections whose request does not come: a head that trickles in is not waited for.
+"""Connections whose request does not come, or whose answer is not read, are not waited for.
 
 uvicorn bounds the pause between two requests and nothing before the first one is whole; a client that sends
-a byte a minute would hold its connection for good, and a thousand of them the server.
+a byte a minute would hold its connection for good, and a thousand of them the server. A connection that is
+closed while data are still to be sent stays open until they are: for good, where nobody reads them.
 """
 
 from __future__ import annotations
@@ -12,15 +13,37 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-def patient(seconds: float) -> type[asyncio.Protocol]:
-    """An HTTP protocol that closes a connection whose next request has no whole head after `seconds`."""
+def patient(seconds: float, unread: float) -> type[asyncio.Protocol]:
+    """An HTTP protocol that ends a connection whose next request has no whole head after `seconds`, and one
+    that does not take what is sent for `unread` seconds."""
 
     class Patient(H11Protocol):
         _waiting: asyncio.TimerHandle | None = None
+        _full: asyncio.TimerHandle | None = None
+        _look: asyncio.TimerHandle | None = None
+        _closed = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._wait()
+            self._look = self.loop.call_later(unread, self._look_at)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._full = self.loop.call_later(unread, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._full is not None:
+                self._full.cancel()
+
+        def _look_at(self) -> None:
+            """Twice seen closed, and still there: what is left of it is not read."""
+            if self._closed:
+                self.transport.abort()
+                return
+            self._closed = self.transport.is_closing()
+            self._look = self.loop.call_later(unread, self._look_at)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -31,6 +54,9 @@ def patient(seconds: float) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
+            for timer in (self._full, self._look):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
 
         @property

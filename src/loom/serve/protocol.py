@@ -41,8 +41,11 @@ class StreamOptions(BaseModel):
 
 
 class Settings(BaseModel):
-    """Fields that chat and text completions share. `top_k`, `min_p`, `repetition_penalty`, `lookup` are
-    extensions, under the names other servers use."""
+    """Fields that chat and text completions share.
+
+    Extensions: `top_k`, `min_p`, `repetition_penalty`, under the names other servers use; `lookup`, tokens to
+    try ahead; `reserve`, tokens that must be left for the answer, else the prompt counts as too long.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -60,6 +63,7 @@ class Settings(BaseModel):
     n: int | None = Field(None, ge=1, le=1)
     user: str | None = None
     lookup: int | None = Field(None, ge=0, le=32)
+    reserve: int | None = Field(None, ge=0)
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     presence_penalty: float | None = Field(None, ge=0, le=0)
     logit_bias: dict[str, float] | None = Field(None, max_length=0)

@@ -73,12 +73,12 @@ def serve(recipe: Serve) -> None:
             app,
             host=recipe.host,
             port=recipe.port,
-            http=patient(recipe.limits.head_seconds),
+            http=patient(recipe.limits.head_seconds, recipe.limits.send_seconds),
             log_level="warning",
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=30,
-            limit_concurrency=1024,
+            limit_concurrency=4 * limits.requests,  # connections, idle ones too; the door answers before
         )
         try:
             _Server(config).run()

@@ -22,7 +22,7 @@ from loom.serve.thread import Tracer
 
 HELP = """/help            this list
 /new             forget the conversation
-/system TEXT     set the system prompt (without TEXT: show it)
+/system TEXT     set the system prompt (without TEXT: show it; none: without one)
 /regen           answer the last message anew
 /temp NUMBER     temperature; 0 is greedy
 /save FILE       write the conversation as JSON
@@ -77,6 +77,10 @@ class Chat:
                 self.write(piece)
         except KeyboardInterrupt:
             self.write(" [stopped]")
+            if not done.tokens:  # nothing was said: the question is taken back too
+                self.messages.pop()
+                self.write("\n")
+                return done
         self.write("\n")
         self.messages.append(Message("assistant", done.text))
         self.last, self.used = done, len(ids) + len(done.tokens)
@@ -116,7 +120,7 @@ class Chat:
 
     def _set_system(self, text: str) -> None:
         if text:
-            self.system = text
+            self.system = "" if text == "none" else text
         self.write(f"[system: {self.system or 'none'}]\n")
 
     def _regenerate(self) -> None:

@@ -152,11 +152,12 @@ function say(text) {
 
 // --- answers ---------------------------------------------------------------------------------
 
-function body(messages, again) {
+function body(messages, again, reserve) {
   const asked = { model: info.model, messages, stream: true, stream_options: { include_usage: true } };
   for (const name of RANGES) asked[name] = Number(settings[name]);
   for (const name of ["top_k", "max_tokens", "seed"]) if (settings[name] !== "") asked[name] = Number(settings[name]);
   if (again) delete asked.seed;
+  if (reserve) asked.reserve = asked.max_tokens ? Math.min(asked.max_tokens, reserve) : reserve;
   return JSON.stringify(asked);
 }
 async function post(path, content, signal) {
@@ -170,19 +171,20 @@ async function post(path, content, signal) {
   throw Object.assign(new Error(error.message || "The server answered " + response.status + "."), { code: error.code });
 }
 async function begin(again, signal) {
-  // Whole turns are dropped, oldest first, until the conversation fits.
+  // Whole turns are dropped, oldest first, until the conversation fits and leaves room for an answer; the last
+  // turn alone may take that room too.
   let kept = current.messages.filter((m) => m.content).map(({ role, content }) => ({ role, content }));
   const head = settings.system.trim() ? [{ role: "system", content: settings.system.trim() }] : [];
-  for (let dropped = 0; ;) {
+  for (let dropped = 0, reserve = info.reserve; ;) {
     try {
-      const response = await post("v1/chat/completions", body([...head, ...kept], again), signal);
+      const response = await post("v1/chat/completions", body([...head, ...kept], again, reserve), signal);
       if (dropped) banner(dropped + " older messages no longer fit the context and were left out.", true);
       return response;
     } catch (error) {
       const next = kept.findIndex((m, i) => i > 0 && m.role === "user");
-      if (error.code !== "context_length_exceeded" || next < 0) throw error;
-      dropped += next;
-      kept = kept.slice(next);
+      if (error.code !== "context_length_exceeded" || (next < 0 && !reserve)) throw error;
+      if (next < 0) reserve = 0;
+      else { dropped += next; kept = kept.slice(next); }
     }
   }
 }
@@ -250,7 +252,7 @@ async function answer(again) {
   }
   if (running === mine) running = null;
   if (!running) busy(false);
-  if (chat === current) { remember(); if (!mine.left) draw(); }
+  if (chat === current) { remember(); if (!mine.left) draw(); } else keep();
 }
 function busy(on) {
   $("stop").hidden = !on;
