@@ -242,7 +242,7 @@ def test_deduper_is_dolma_s_byte_for_byte(dolma: Path, tmp_path: Path) -> None:
 def test_a_filter_in_parts_says_the_same_and_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: dict[str, Any]
 ) -> None:
-    from loom.corpus.dolma import deduping
+    from loom.corpus.dolma import filters
 
     paragraphs(tmp_path)
     folder = tmp_path / "attributes" / rules["name"]
@@ -251,9 +251,10 @@ def test_a_filter_in_parts_says_the_same_and_is_read_again(
     whole = lines(folder)
     assert first.counters["duplicates"] > 0
     shutil.rmtree(folder)
-    monkeypatch.setattr(deduping, "PART", 1 << 18)
+    monkeypatch.setattr(filters, "PART", 1 << 18)
     parts = build(deduper(tmp_path, rules, "parts"), config.Deduper, "x")
-    assert deduping.partitions_for(deduping.filter_size(parts.bloom_filter)) > 1
+    assert parts.bloom_filter is not None
+    assert filters.partitions_for(filters.filter_size(parts.bloom_filter)) > 1
     dedupe(parts, "", LocalEngine(3))
     assert lines(folder) == whole
     shutil.rmtree(folder)
@@ -281,6 +282,7 @@ def test_a_run_stopped_after_the_filter_was_written_does_not_meet_itself(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(deduping, "_write", stop)
         dedupe(chosen, "", LocalEngine(1))
+    assert chosen.bloom_filter is not None
     assert Path(chosen.bloom_filter.file).exists()
     dedupe(chosen, "", LocalEngine(1))
     assert lines(folder) == expected
@@ -295,7 +297,7 @@ def test_dolma_s_own_filter_is_refused(dolma: Path, tmp_path: Path) -> None:
 
 
 def test_a_filter_that_cannot_match_is_an_error(tmp_path: Path) -> None:
-    from loom.corpus.dolma import deduping
+    from loom.corpus.dolma import filters
 
     paragraphs(tmp_path)
     read_only = deduper(tmp_path, DEDUPERS[0])
@@ -304,9 +306,9 @@ def test_a_filter_that_cannot_match_is_an_error(tmp_path: Path) -> None:
         dedupe(build(read_only, config.Deduper, "x"), "", LocalEngine(1))
     for size in (1 << 20, 1 << 23):
         empty = Path(read_only["bloom_filter"]["file"])
-        empty.write_bytes(deduping.MAGIC + (8).to_bytes(8, "little") + bytes(size))
+        empty.write_bytes(filters.MAGIC + (8).to_bytes(8, "little") + bytes(size))
         chosen = build(read_only, config.Deduper, "x")
-        assert deduping.partitions_for(deduping.filter_size(chosen.bloom_filter)) == max(1, size >> 20)
+        assert filters.partitions_for(filters.filter_size(chosen.bloom_filter)) == max(1, size >> 20)
         with pytest.raises(LoomError, match="is empty"):
             dedupe(chosen, "", LocalEngine(1))
     with open(empty, "r+b") as stream:  # one entry in the last part, and it is a filter

@@ -24,16 +24,24 @@ def run(
     workers: Workers = None,
     engine: EngineName = "local",
     address: Address = "auto",
+    endpoint: Annotated[str | None, typer.Option(help="Address of an S3-compatible server.")] = None,
 ) -> dict[str, Any]:
     """Draw a mixture of so many tokens and shuffle it; or filter and replace spans as `dolma mix -c` does.
 
     Example: loom mix recipes/olmo-7b-sample.yaml documents=corpus tokens=2000000 --out mixture
     """
+    from loom.corpus import remote
+
+    remote.use_endpoint(endpoint)
     if (config is None) == (recipe is None):
         raise LoomError(
             "Give either a recipe (loom mix RECIPE --out DIR) or Dolma's file (loom mix -c FILE)."
         )
     if config is not None:
+        if out is not None or overrides:
+            raise LoomError(
+                "Under -c the file says where the output goes and all else: leave --out and key=value out."
+            )
         return _dolma(config, compat, engine, workers, address)
     if out is None or recipe is None:
         raise LoomError("Name the folder of the mixture: --out DIR.")
@@ -62,23 +70,30 @@ def run(
 
 
 def _dolma(config: Path, compat: str, engine: str, workers: int | None, address: str) -> dict[str, Any]:
+    from loom.corpus.dolma import places
     from loom.corpus.dolma.config import Mixer, load
-    from loom.corpus.dolma.mixing import mix
+    from loom.corpus.dolma.mixing import mix, plan
 
     if compat not in ("", "dolma-1.2"):
         raise LoomError(f"--compat knows dolma-1.2 only, not {compat!r}.")
     mixer = load(config, Mixer)
-    artifacts = mix(mixer, compat, choose(engine, workers or mixer.processes, address))
-    keys = ["documents_in", "filtered", "too_short", "documents_out", "unlike_dolma"]
-    rows = [
-        (stream.name, *(item.counters[key] for key in keys), str(item.path))
+    if mixer.dryrun:
+        planned = plan(mixer, compat)
+        shown = [(p.stream.name, len(p.files), len(p.shards), p.stream.output.path) for p in planned]
+        console.table(
+            "Dry run: nothing was done", ["stream", "files", "shards", "would be written to"], shown
+        )
+        return {"dryrun": True, "streams": {name: {"files": f, "shards": s} for name, f, s, _ in shown}}
+    artifacts = mix(mixer, compat, choose(engine, workers or places.workers(mixer.processes), address))
+    keys = ["documents_in", "rejected", "filtered", "too_short", "documents_out", "unlike_dolma"]
+    counters = {
+        stream.name: dict(item.counters["streams"][stream.name])
         for stream, item in zip(mixer.streams, artifacts, strict=True)
-    ]
-    console.table(
-        "Mixed", ["stream", "in", "filtered", "too short", "out", "unlike Dolma", "written to"], rows
-    )
-    return {
-        "streams": {
-            stream.name: dict(item.counters) for stream, item in zip(mixer.streams, artifacts, strict=True)
-        }
     }
+    rows = [
+        (stream.name, *(counters[stream.name][key] for key in keys), stream.output.path)
+        for stream in mixer.streams
+    ]
+    columns = ["stream", "in", "rejected", "filtered", "too short", "out", "unlike Dolma", "written to"]
+    console.table("Mixed", columns, rows)
+    return {"streams": counters}

@@ -52,8 +52,12 @@ DAMAGED: tuple[Any, ...] = (
     gzip.BadGzipFile,
     zstandard.ZstdError,
 )
-JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
+JSON_SUFFIXES = (
+    *(".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst"),
+    *(".jsonl.zstd", ".json.zstd"),  # as DCLM's files are called
+)
 SUFFIXES = (*JSON_SUFFIXES, ".parquet")
+ZSTD = (".zst", ".zstd")
 ZSTD_LEVEL = 3
 GZIP_LEVEL = 2  # igzip's, of 0 to 3: ten times zlib's speed at its level 6, files a sixth larger
 SMALL = 1 << 18  # bytes of a file on disk below which compiled reading does not pay its start
@@ -149,16 +153,20 @@ def check_row(row: Any) -> str | None:
 def find_files(patterns: Iterable[str | Path]) -> list[Path]:
     """The files that globs match, each once: pattern by pattern, sorted within one. No match is an error.
 
-    A folder stands for every document file below it. Patterns may be addresses (`s3://bucket/*.jsonl.gz`).
+    A folder stands for every document file below it, or below its `documents/` where it has one (beside them
+    lie attributes and rows set aside). Patterns may be addresses (`s3://bucket/*.jsonl.gz`).
     """
     found: dict[str, None] = {}
     for pattern in map(str, patterns):
         if (url := remote.address(pattern)) is not None:
             matches = remote.find(url, SUFFIXES)
+            below = f"{url.rstrip('/')}/documents/"
+            matches = [name for name in matches if name.startswith(below)] or matches
         elif os.path.isdir(pattern):
+            root = Path(pattern, "documents")
             matches = sorted(
                 str(path)
-                for path in Path(pattern).rglob("*")
+                for path in (root if root.is_dir() else Path(pattern)).rglob("*")
                 if path.name.endswith(SUFFIXES)
                 and path.name not in (MANIFEST, RUN)
                 and not path.name.startswith(".")
@@ -330,7 +338,7 @@ def open_compressed(path: Path) -> Iterator[IO[bytes]]:
         if path.name.endswith(".gz"):
             with igzip.open(raw, "rb") as stream:  # type: ignore[no-untyped-call]
                 yield stream
-        elif path.name.endswith(".zst"):
+        elif path.name.endswith(ZSTD):
             yield io.BufferedReader(pieces.Frames(raw), 1 << 20)
         else:
             yield raw
@@ -413,7 +421,7 @@ def write_lines(path: Path, level: int | None = None) -> Iterator[IO[bytes]]:
             packed = igzip.IGzipFile("", "wb", kind, raw, mtime=0)  # type: ignore[no-untyped-call]
             with io.BufferedWriter(packed, 1 << 20) as stream:
                 yield stream
-        elif path.name.endswith(".zst"):
+        elif path.name.endswith(ZSTD):
             compressor = zstandard.ZstdCompressor(level=level or ZSTD_LEVEL)
             with io.BufferedWriter(compressor.stream_writer(raw, closefd=False), 1 << 20) as out:  # type: ignore
                 yield out

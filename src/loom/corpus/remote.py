@@ -65,6 +65,36 @@ def find(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(name if "://" in name else f"{scheme}://{name}" for name in found)
 
 
+def listed(folder: str) -> list[str]:
+    """The names of the files in a folder at an address; none where there is no such folder."""
+    fs = filesystem(folder)
+    fs.invalidate_cache(folder)
+    try:
+        return [name.rpartition("/")[2] for name in fs.ls(folder, detail=False)]
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        fail(folder, error)
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file at an address."""
+    fs = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        return bool(fs.exists(url))
+    except Exception as error:
+        fail(url, error)
+
+
+def send(path: Path, url: str) -> None:
+    """Upload one file; a completed upload is the commit."""
+    try:
+        filesystem(url).put_file(str(path), url)
+    except Exception as error:
+        fail(url, error)
+
+
 def identity(url: str) -> tuple[int, str]:
     """(bytes, a digest of address, size and version): the store's ETag where it gives one, else its time."""
     try:

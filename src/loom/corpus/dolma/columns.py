@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class Lines:
         self.blocks = read_blocks(path, BLOCK)
         self.block = b""
         self.ends = np.zeros(0, np.int64)
+        self.taken = 0
 
     def take(self, count: int) -> bytes:
         """The next `count` lines, fewer at the end of the file."""
@@ -103,17 +104,15 @@ class Lines:
         cut = int(self.ends[count - 1]) if count else 0
         taken, self.block = self.block[:cut], self.block[cut:]
         self.ends = self.ends[count:] - cut
+        self.taken += count
         return taken
 
-
-def blocks(document: Path, attributes: Sequence[str]) -> Iterator[tuple[bytes, list[bytes]]]:
-    """A document file's lines in blocks, each with the lines of every attribute file that belong to it."""
-    from loom.corpus.kernels.json_lines import count_lines
-
-    readers = [Lines(Path(path)) for path in attributes]
-    for block in read_blocks(document, BLOCK):
-        count = count_lines(np.frombuffer(block, np.uint8))
-        yield block, [reader.take(count) for reader in readers]
+    def back(self, lines: Sequence[bytes]) -> None:
+        """Put the last lines that were taken back, to be taken again."""
+        if lines:
+            self.block = b"".join(lines) + self.block
+            self.ends = np.flatnonzero(np.frombuffer(self.block, np.uint8) == 10) + 1
+            self.taken -= len(lines)
 
 
 class Columns:

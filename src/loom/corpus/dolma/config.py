@@ -23,8 +23,16 @@ class WorkDir:
 
 @dataclass(frozen=True)
 class Compression:
+    """How files are packed: `input` must be what their names say, `output` is what they are called by."""
+
     input: str | None = None
     output: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("input", "output"):
+            kind = getattr(self, name)
+            if kind not in (None, "gz", "zst"):
+                raise ValueError(f"{name} is {kind!r}; Loom packs with gz or zst")
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,12 @@ class Dedupe:
     def __post_init__(self) -> None:
         if (self.documents is None) == (self.paragraphs is None):
             raise ValueError("give exactly one of documents and paragraphs")
+        if (self.num_partitions or 1) > 1 or self.partition_index:
+            raise ValueError(
+                "num_partitions and partition_index are Loom's own affair: run the file once, without them"
+            )
+        if self.paragraphs and self.paragraphs.paragraph_separator not in (None, "\n"):
+            raise ValueError("paragraphs.paragraph_separator: only the newline is to be had")
 
 
 @dataclass(frozen=True)
@@ -127,16 +141,36 @@ class Bloom:
 
 @dataclass(frozen=True)
 class Deduper:
-    """What `dolma dedupe -c` reads."""
+    """What `dolma dedupe -c` reads. Without `bloom_filter`, which Dolma asks for, duplicates are exact."""
 
     documents: tuple[str, ...]
     dedupe: Dedupe
-    bloom_filter: Bloom
+    bloom_filter: Bloom | None = None
     work_dir: WorkDir = WorkDir()
     processes: int = 1
     compression: Compression = Compression()
     dryrun: bool = False
     is_s3_volume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_s3_volume:
+            raise ValueError(
+                "is_s3_volume is not to be had: Loom commits by renaming, which a mounted bucket cannot do; name the "
+                "documents by their s3:// addresses"
+            )
+
+
+@dataclass(frozen=True)
+class Profile:
+    enable: bool = False
+    output: str | None = None
+    steps: int | None = None
+    sort_key: str = "tottime"
+    lines: int = 100
+
+    def __post_init__(self) -> None:
+        if self.enable:
+            raise ValueError("profile.enable is not to be had: run the command under a profiler")
 
 
 @dataclass(frozen=True)
@@ -152,10 +186,7 @@ class Tagger:
     ignore_existing: bool = False
     debug: bool = False
     dryrun: bool = False
-    skip_on_failure: bool = False
-    retries_on_error: int = 0
-    seed: int = 0
-    profile: Any = None
+    profile: Profile = Profile()
     work_dir: WorkDir = field(default_factory=WorkDir)
 
 

@@ -1,7 +1,7 @@
-"""Dolma's deduper: documents by a key or paragraphs, through a Bloom filter of its size.
+"""Dolma's deduper: documents by a key or paragraphs, exactly or through a Bloom filter of its size.
 
-Fingerprints are taken file by file by any number of workers; the filter then consumes them in the order of
-the input, so the survivor never depends on scheduling (Dolma's does).
+Fingerprints are taken file by file by any number of workers; then they are compared, or the filter consumes
+them, in the order of the input, so the survivor never depends on scheduling (Dolma's does).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ import pyarrow as pa
 from loom.artifact import (
     Artifact,
     Input,
-    Output,
     atomic_write,
     commit,
     digest_json,
@@ -28,71 +29,126 @@ from loom.artifact import (
     finished,
     since_start,
 )
-from loom.corpus import attributes, documents
+from loom.corpus import attributes, remote, tag
 from loom.corpus.dedupe import exact
-from loom.corpus.documents import Batch, as_rows, find_files, write_lines
-from loom.corpus.dolma import config
-from loom.corpus.dolma.jsonpath import compile_path
-from loom.corpus.dolma.mixing import identity
-from loom.corpus.dolma.ngrams import paragraph_ngrams, scores
-from loom.corpus.words import count_words
+from loom.corpus.documents import find_files, relative_name, write_lines
+from loom.corpus.dolma import config, filters, places
+from loom.corpus.dolma.entries import FIRST, SKIPPED, by_ngram, print_task
+from loom.corpus.dolma.ngrams import scores
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
-MAGIC = b"LOOMBLM3"  # its last byte counts the ways in which fingerprints and parts were laid
-DOLMA_MAGIC = (0x81F0F117).to_bytes(4, "little")
-HEAD = 16  # bytes before a filter's bits: the magic, the number of hash functions
-PART = 1 << 30  # bytes of a filter that a worker holds
-PARTS, SMALLEST = 8, 1 << 20  # a filter has so many parts at least, if they hold so many bytes each
-BATCH = 1 << 23  # text taken up at a time: what stays in the processor's cache
 WORK = "work"
-FIRST, AGAIN, SKIPPED = 0, 1, 2
 
 
-def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = None) -> Artifact:
-    """Run a deduper configuration; attributes go beside the documents, as Dolma lays them.
+@dataclass(frozen=True)
+class Planned:
+    """A configuration that was checked: its files, their names below the attribute folder, that folder."""
 
-    Raises `LoomError` for a key that no document has, a filter that is not Loom's or is empty though
-    read-only, and a file outside a folder `documents`.
+    chosen: config.Deduper
+    files: Sequence[Path]
+    names: Sequence[str]
+    root: Path
+
+
+def plan(chosen: config.Deduper, compat: str = "", out: Path | None = None) -> Planned:
+    """What would be done. `out` is the root that gets `attributes/`, by default the documents' own.
+
+    Raises `LoomError` for files that are not there, not packed as said or below no folder `documents`.
     """
-    started = time.monotonic()
-    rules = chosen.dedupe
-    if (rules.num_partitions or 1) > 1:
-        raise LoomError("dedupe.num_partitions: partitions are Loom's own affair; run the file without it.")
-    engine = engine or LocalEngine(chosen.processes)
+    if compat and chosen.bloom_filter is None:
+        raise LoomError("bloom_filter is missing: with --compat duplicates are found as Dolma finds them.")
     files = find_files(chosen.documents)
-    root, places = _places(files, rules)
-    inputs = [Input(str(path.resolve()), identity(path)) for path in files]
+    places.agree(files, chosen.compression)
+    root, names = _places(files, chosen, out)
+    if (remote.address(root) or "").startswith("http"):
+        raise LoomError(f"{files[0]} lies where nothing can be written: name a folder with --out.")
+    return Planned(chosen, files, names, root / "attributes" / chosen.dedupe.name)
+
+
+def dedupe(
+    chosen: config.Deduper, compat: str = "", engine: Engine | None = None, out: Path | None = None
+) -> Artifact:
+    """Run a deduper configuration; attributes go beside the documents, as Dolma lays them, or below `out`.
+
+    Raises what `plan` raises, and `LoomError` for a key that no document has, a filter that is not Loom's,
+    is empty though read-only, or took too many entries.
+    """
+    planned = plan(chosen, compat, out)
+    engine = engine or LocalEngine(places.workers(chosen.processes))
+    to = remote.address(planned.root)
+    folder = planned.root if to is None else places.staging(chosen.work_dir, to)
+    if chosen.bloom_filter is None:
+        made = _dedupe(planned, None, compat, folder, engine)
+    else:
+        with filters.at_hand(chosen.bloom_filter, folder.with_name(f"{folder.name}.filter")) as bloom:
+            made = _dedupe(planned, bloom, compat, folder, engine)
+    if to is None:
+        return made
+    remote.publish(made, to)
+    return changed(made, path=Path(to))
+
+
+def _dedupe(
+    planned: Planned, bloom: config.Bloom | None, compat: str, root: Path, engine: Engine
+) -> Artifact:
+    started = time.monotonic()
+    chosen, rules = planned.chosen, planned.chosen.dedupe
+    inputs = places.as_inputs(planned.files)
     plain = {"dedupe": to_plain(rules), "bloom_filter": to_plain(chosen.bloom_filter), "compat": compat}
+    plain["compression"] = to_plain(chosen.compression)
     if (before := finished(root, "attributes", plain, inputs)) is not None:
         return before
     discard(root, "attributes")
-    settings = {"dedupe": to_plain(rules), "compat": compat, "since": _since(engine)}
+    shutil.rmtree(root / tag.REJECTED, ignore_errors=True)
+    settings = {"dedupe": to_plain(rules), "compat": compat, "since": _since(engine), "exact": bloom is None}
     tasks = [
-        Task((item,), (f"{WORK}/{index:06d}.prints",), {"path": str(path)})
-        for index, (item, path) in enumerate(zip(inputs, files, strict=True))
+        Task(
+            (item,),
+            (f"{WORK}/{index:06d}.prints", f"{tag.REJECTED}/{name.partition('.')[0]}.jsonl"),
+            {"path": str(path)},
+        )
+        for index, (item, path, name) in enumerate(zip(inputs, planned.files, planned.names, strict=True))
     ]
     printed = engine.run(
-        Operation("dolma fingerprints", 3, _print_task, settings, threads=True), tasks, root, "fingerprint"
+        Operation("dolma fingerprints", 4, print_task, settings, threads=True), tasks, root, "fingerprint"
     )
     if rules.documents is not None and not compat and not any(done.counters["keyed"] for done in printed):
         raise LoomError(
             f"No document has the key {rules.documents.key!r}, so nothing could ever be a duplicate."
         )
-    before_it = _filter_at_the_start(chosen.bloom_filter, root, [plain, [item.digest for item in inputs]])
-    judged = _consume(chosen, printed, before_it, root, engine)
+    if bloom is None:
+        judged = _compare(chosen, printed, root, engine)
+    else:
+        note = root / WORK / f"{digest_json([plain, [item.digest for item in inputs]])}.start"
+        judged = _consume(bloom, rules, printed, filters.at_the_start(bloom, note), root, engine)
+        if not bloom.read_only:
+            looked = "keyed" if rules.documents is not None else "entries"
+            counted = sum_counters([item.counters for item in (*judged, *printed)])
+            new = counted[looked] - counted["duplicates"]
+            filters.refuse_full(bloom, new, counted["bits"], bool(compat))
     with ThreadPoolExecutor(1) as beside:
-        kept = beside.submit(_keep, chosen.bloom_filter, root)
-        done = _write(chosen, compat, files, places, printed, judged, root, engine)
-        kept.result()
+        parts = [root / item.task.outputs[1] for item in judged if len(item.task.outputs) > 1]
+        kept = beside.submit(filters.keep, bloom, parts) if bloom is not None else None
+        done = _write(chosen, planned.names, printed, judged, root, engine)
+        if kept is not None:
+            kept.result()
+    aside = [item for result in printed for item in result.outputs[1:] if item.rows]
+    for result in printed:
+        if not result.outputs[1].rows:
+            (root / result.outputs[1].path).unlink(missing_ok=True)
+    tag.remove_empty(root / tag.REJECTED)
     artifact = commit(
         root,
         "attributes",
         recipe=plain,
         inputs=inputs,
-        outputs=[Output(o.path, o.bytes, o.rows, o.digest) for result in done for o in result.outputs],
-        counters=sum_counters([result.counters for result in done]),
+        outputs=[*aside, *(item for result in done for item in result.outputs)],
+        counters={
+            **sum_counters([result.counters for result in done]),
+            "rejected": sum(result.counters["rejected"] for result in printed),
+        },
         started=started,
     )
     clear_receipts(root)
@@ -102,158 +158,84 @@ def dedupe(chosen: config.Deduper, compat: str = "", engine: Engine | None = Non
     return artifact
 
 
-def _places(files: Sequence[Path], rules: config.Dedupe) -> tuple[Path, list[str]]:
-    """The attribute folder, and each file's name below it."""
-    folder = f"/{rules.document_dir or 'documents'}/"
+def _places(files: Sequence[Path], chosen: config.Deduper, out: Path | None) -> tuple[Path, list[str]]:
+    """The folder that gets `attributes/`, and each file's name below its own folder there."""
+    folder = f"/{chosen.dedupe.document_dir or 'documents'}/"
     roots, names = set(), []
     for path in files:
         head, found, tail = f"/{path}".rpartition(folder)
-        if not found:
+        if not found and out is None:
             raise LoomError(
-                f"{path} does not lie below a folder {folder.strip('/')!r}; set dedupe.document_dir."
+                f"{path} does not lie below a folder {folder.strip('/')!r}; set dedupe.document_dir, or --out."
             )
         roots.add(head)
-        names.append(tail.removesuffix(".parquet") + ".jsonl.gz" if tail.endswith(".parquet") else tail)
-    if len(roots) > 1:
+        name = tail if found else relative_name(path, chosen.documents)
+        name = f"{name.removesuffix('.parquet')}.jsonl.gz" if name.endswith(".parquet") else name
+        names.append(places.renamed(name, chosen.compression.output))
+    if out is None and len(roots) > 1:
         raise LoomError(
-            f"The documents lie below several roots ({', '.join(sorted(roots))}); dedupe one at a time."
+            f"The documents lie below several roots ({', '.join(sorted(roots))}); dedupe one at a time, or "
+            f"name one for the attributes with --out."
         )
-    head = roots.pop()[1:]
-    return Path(head) / "attributes" / rules.name, names
+    if len(set(names)) < len(names):
+        raise LoomError("Two document files would get attributes of one name; dedupe them one at a time.")
+    return out or Path(roots.pop()[1:]), names
 
 
-def _print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
-    from loom.recipe import build
-
-    rules = build(settings["dedupe"], config.Dedupe, "dedupe")
-    compat = bool(settings["compat"])
-    made: dict[str, list[Any]] = {
-        "prints": [np.zeros((0, 2), np.uint64)],
-        "spans": [np.zeros((0, 2), np.int32)],
-        "owners": [np.zeros((0, 2), np.int64)],
-        "skipped": [np.zeros(0, np.int8)],
-        "per_row": [np.zeros(0, np.int64)],
-        "id_bytes": [np.zeros(0, np.uint8)],
-        "id_sizes": [np.zeros(0, np.int64)],
+def _compare(
+    chosen: config.Deduper, printed: Sequence[Finished], root: Path, engine: Engine
+) -> list[Finished]:
+    """Which entries stood before, exactly: a task a partition by hash, each in the order of the input."""
+    entries = sum(done.counters["entries"] for done in printed)
+    partitions = exact.partitions_for(entries)
+    together = Input("prints", digest_json([item.digest for done in printed for item in done.outputs]))
+    tasks = [
+        Task((together,), (f"{WORK}/duplicates-{p:04d}",), {"partition": p, "partitions": partitions})
+        for p in range(partitions)
+    ]
+    settings = {
+        "prints": [done.task.outputs[0] for done in printed],
+        "documents": chosen.dedupe.documents is not None,
     }
-    keyed = rows = paragraphs = 0
-    for batch in documents.read(Path(task.parameters["path"]), BATCH):
-        every = np.arange(len(batch))
-        skipped = np.diff(batch.utf8()[1]) == 0
-        if rules.documents is not None:
-            prints, lengths, skipped = _document_prints(batch, rules, compat)
-            keyed += int((skipped == FIRST).sum())
-            spans = np.stack([every, np.zeros(len(batch), int), lengths], axis=1)
-        elif by_ngram(rules):
-            prints, owners, spans = paragraph_ngrams(batch, rules, compat)
-            owners[:, 0] += paragraphs
-            paragraphs += spans.shape[0]
-            made["owners"].append(owners)
-        else:
-            prints, spans = _paragraph_prints(batch, rules, compat)
-        made["prints"].append(prints)
-        made["spans"].append(spans[:, 1:].astype(np.int32))
-        made["per_row"].append(np.bincount(spans[:, 0], minlength=len(batch)))
-        made["skipped"].append(skipped.astype(np.int8))
-        data, offsets = attributes.text_of(batch.table.column("id"))
-        made["id_bytes"].append(data[offsets[0] : offsets[-1]])
-        made["id_sizes"].append(np.diff(offsets))
-        rows += len(batch)
-    held = {name: np.concatenate(parts) for name, parts in made.items()}
-    for name, sizes in (("firsts", "per_row"), ("id_offsets", "id_sizes")):
-        held[name] = np.concatenate([[0], np.cumsum(held.pop(sizes))]).astype(np.int64)
-    exact.save_arrays(out / task.outputs[0], held, durable=not settings["since"])
-    return Done({task.outputs[0]: rows}, {"documents": rows, "keyed": keyed})
+    memory = exact.memory_for(entries)
+    operation = Operation("exact duplicates", 1, _compare_task, settings, threads=True, memory=memory)
+    return engine.run(operation, tasks, root, "compare")
 
 
-def by_ngram(rules: config.Dedupe) -> config.Ngrams | None:
-    """The n-gram rule, where there is one."""
-    chosen = rules.paragraphs.by_ngram if rules.paragraphs is not None else None
-    return chosen if chosen is not None and chosen.ngram_length else None
-
-
-def _document_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[Any, Any, Any]:
-    from loom.corpus.kernels import fingerprints
-
-    assert rules.documents is not None
-    keys: list[str | None] = (
-        list(batch.texts())
-        if rules.documents.key == "$.text"
-        else [_key(row, rules.documents.key) for row in as_rows(batch)]
-    )
-    column = pa.chunked_array([pa.array([key or "" for key in keys], pa.large_string())])
-    prints = fingerprints.documents(*documents.utf8(column))
-    lengths = [len((key or "").encode()) if compat else len(key or "") for key in keys]
-    state = np.array([_state(key, rules, compat) for key in keys], np.int8)
-    return prints, np.array(lengths, np.int64), state
-
-
-def _key(row: dict[str, Any], path: str) -> str | None:
-    found = compile_path(path).find(row)
-    return found[0] if found and isinstance(found[0], str) else None
-
-
-def _state(key: str | None, rules: config.Dedupe, compat: bool) -> int:
-    """FIRST for a key to look at, SKIPPED for one that is left out (Dolma writes an empty list)."""
-    if key is None:
-        return SKIPPED
-    if rules.min_words:
-        few = count_words(key) < rules.min_words
-        return SKIPPED if few else (AGAIN if compat else FIRST)  # Dolma forgets to look at the others
-    if len(key.encode()) < (rules.min_length or 0) or (rules.skip_empty and not key.strip()):
-        return SKIPPED
-    return FIRST
-
-
-def _paragraph_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[Any, Any]:
-    from loom.corpus.kernels.bloom import dolma_lines
-    from loom.corpus.kernels.fingerprints import ranges
-
-    assert rules.paragraphs is not None
-    if rules.paragraphs.paragraph_separator not in (None, "\n"):
-        raise LoomError("dedupe.paragraphs.paragraph_separator: only the newline is to be had.")
-    data, offsets = batch.utf8()
-    spans, where = dolma_lines(data, offsets, bool(rules.skip_empty), rules.min_length or 0, compat)
-    if rules.min_words:
-        enough = [
-            count_words(data[low:high].tobytes().decode()) >= rules.min_words and not compat
-            for low, high in where.tolist()
-        ]
-        spans, where = spans[enough], where[enough]
-    return ranges(data, where), spans
-
-
-def _filter_at_the_start(bloom: config.Bloom, root: Path, work: Any) -> tuple[Input, ...]:
-    """The filter's file as this work first found it, kept until the work is done.
-
-    The file is replaced once every entry is in; a run that was stopped after that must not take its own
-    entries for those of an earlier one.
-    """
-    held = Path(bloom.file)
-    there = bool(bloom.file) and held.exists()
-    if bloom.read_only and not there:
-        raise LoomError(f"The Bloom filter {held} is read-only but not there, so nothing could ever match.")
-    refuse_empty(bloom)
-    note = root / WORK / f"{digest_json(work)}.start"
-    if not note.exists():
-        with atomic_write(note) as stream:
-            stream.write(identity(held).encode() if there else b"")
-    found = note.read_bytes().decode()
-    return (Input(str(held), found),) if found else ()
+def _compare_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
+    parts, places_of = [], []
+    for name in settings["prints"]:
+        held = exact.mapped(out / name)
+        prints, rows = exact.share(
+            held, "prints", task.parameters["partition"], task.parameters["partitions"]
+        )
+        look = held["skipped"][rows] == FIRST if settings["documents"] else np.ones(rows.size, bool)
+        parts.append(np.ascontiguousarray(prints[look]))
+        places_of.append(rows[look])
+    tables = {}
+    count = 0
+    for index, table in enumerate(exact.duplicates(parts)):
+        tables[f"{index:08d}"] = places_of[index][table[:, 0]].astype(np.uint32)
+        count += table.shape[0]
+        if settings["documents"]:
+            pairs = zip(table[:, 1].tolist(), table[:, 2].tolist(), strict=True)
+            survivors = [(file, int(places_of[file][place])) for file, place in pairs]
+            tables[f"{index:08d}-of"] = np.array(survivors, np.int64).reshape(-1, 2)
+    exact.save(out / task.outputs[0], **tables)
+    return Done(counters={"duplicates": count})
 
 
 def _consume(
-    chosen: config.Deduper,
+    bloom: config.Bloom,
+    rules: config.Dedupe,
     printed: Sequence[Finished],
     before_it: tuple[Input, ...],
     root: Path,
     engine: Engine,
 ) -> list[Finished]:
-    bloom = chosen.bloom_filter
-    keyed = chosen.dedupe.documents is not None
     inputs = [Input(item.path, item.digest) for done in printed for item in done.outputs]
     inputs += before_it
-    partitions = partitions_for(filter_size(bloom))
+    partitions = filters.partitions_for(filters.filter_size(bloom))
     keep = bool(bloom.file) and not bloom.read_only
     tasks = [
         Task(
@@ -263,21 +245,10 @@ def _consume(
         )
         for p in range(partitions)
     ]
-    settings = {"bloom": to_plain(bloom), "documents": keyed}
-    memory = filter_size(bloom) // partitions
-    operation = Operation("dolma bloom", 4, _consume_task, settings, threads=True, memory=memory)
+    settings = {"bloom": to_plain(bloom), "documents": rules.documents is not None}
+    memory = filters.filter_size(bloom) // partitions
+    operation = Operation("dolma bloom", 5, _consume_task, settings, threads=True, memory=memory)
     return engine.run(operation, tasks, root, "filter")
-
-
-def _keep(bloom: config.Bloom, root: Path) -> None:
-    """Write the filter's file, if it is to be kept, from its parts."""
-    if not bloom.file or bloom.read_only:
-        return
-    with atomic_write(Path(bloom.file)) as stream:
-        stream.write(MAGIC + hash_functions(bloom).to_bytes(8, "little"))
-        for p in range(partitions_for(filter_size(bloom))):
-            with open(root / WORK / f"filter-{p:04d}", "rb") as source:
-                shutil.copyfileobj(source, stream, 1 << 22)
 
 
 def _since(engine: Engine) -> str:
@@ -293,7 +264,7 @@ def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
 
     bloom = config.Bloom(**settings["bloom"])
     partition, partitions = task.parameters["partition"], task.parameters["partitions"]
-    bits, hashes = open_filter(bloom, partition, partitions)
+    bits, hashes = filters.open_filter(bloom, partition, partitions)
     tables = {}
     count = 0
     for index, name in enumerate(task.parameters["prints"]):
@@ -314,111 +285,38 @@ def _consume_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     if len(task.outputs) > 1:
         with atomic_write(out / task.outputs[1]) as stream:
             stream.write(bits.data)
-    return Done(counters={"duplicates": count})
-
-
-def filter_size(bloom: config.Bloom) -> int:
-    """Bytes of a filter: what its file holds, else Dolma's for so many entries.
-
-    Raises `LoomError` for a file that is no filter of Loom's.
-    """
-    from loom.corpus.kernels.bloom import size_for
-
-    path = Path(bloom.file)
-    if bloom.file and path.exists():
-        with open(path, "rb") as stream:
-            head = stream.read(len(MAGIC))
-        if head != MAGIC:
-            whose = "Dolma's own" if head.startswith(DOLMA_MAGIC) else "no Bloom filter of this Loom's"
-            raise LoomError(f"{path} is {whose}, so it cannot be read. Name a new file; Loom builds it anew.")
-        return path.stat().st_size - HEAD
-    entries = bloom.estimated_doc_count or 1
-    size = bloom.size_in_bytes or size_for(entries, bloom.desired_false_positive_rate or 1e-6)
-    return -(-size // 8) * 8
-
-
-def hash_functions(bloom: config.Bloom) -> int:
-    """How many bits an entry sets."""
-    from loom.corpus.kernels.bloom import fewest_hashes
-
-    path = Path(bloom.file)
-    if bloom.file and path.exists():
-        with open(path, "rb") as stream:
-            return int.from_bytes(stream.read(HEAD)[len(MAGIC) :], "little")
-    if not bloom.estimated_doc_count:
-        return 8
-    rate = bloom.desired_false_positive_rate or 1e-6
-    return fewest_hashes(filter_size(bloom), bloom.estimated_doc_count, rate)
-
-
-def partitions_for(size: int) -> int:
-    """How many parts, a power of two, a filter of `size` bytes is held in: each at most `PART` bytes, and small
-    enough that several workers share the work, each with a part that stays in the processor's cache.
-
-    An entry belongs to one part by its hash, and each part takes its entries in the order of the input: the
-    survivor never depends on scheduling, and the whole filter is never in one place.
-    """
-    count = 1
-    while size // 8 % (2 * count) == 0 and (
-        size > count * PART or (count < PARTS and size >= 2 * count * SMALLEST)
-    ):
-        count *= 2
-    return count
-
-
-def open_filter(bloom: config.Bloom, partition: int, partitions: int) -> tuple[Any, int]:
-    """One part's bits, uint64[words], and the number of hash functions: from the file, or empty."""
-    words = filter_size(bloom) // 8 // partitions
-    hashes = hash_functions(bloom)
-    path = Path(bloom.file)
-    if not (bloom.file and path.exists()):
-        return np.zeros(words, np.uint64), hashes
-    bits = np.fromfile(path, np.uint64, words, offset=HEAD + partition * words * 8)
-    return bits, hashes
-
-
-def refuse_empty(bloom: config.Bloom) -> None:
-    """Raise `LoomError` for a filter that is only read and holds nothing."""
-    path = Path(bloom.file)
-    if not (bloom.read_only and bloom.file and path.exists()):
-        return
-    with open(path, "rb") as stream:
-        stream.seek(HEAD)
-        while block := stream.read(1 << 24):
-            if any(block):
-                return
-    raise LoomError(f"The Bloom filter {path} is empty, so nothing could ever match.")
+    bits_set = int(np.bitwise_count(bits).sum(dtype=np.int64)) if not bloom.read_only else 0
+    return Done(counters={"duplicates": count, "bits": bits_set})
 
 
 def _write(
     chosen: config.Deduper,
-    compat: str,
-    files: Sequence[Path],
-    places: Sequence[str],
+    names: Sequence[str],
     printed: Sequence[Finished],
     judged: Sequence[Finished],
     root: Path,
     engine: Engine,
 ) -> list[Finished]:
     rules = chosen.dedupe
-    name = (rules.documents or rules.paragraphs).attribute_name  # type: ignore[union-attr]
     tasks = [
         Task(
             tuple(Input(item.path, item.digest) for result in (done, *judged) for item in result.outputs),
-            (place,),
+            (name,),
             {"index": index, "prints": done.task.outputs[0]},
         )
-        for index, (place, done) in enumerate(zip(places, printed, strict=True))
+        for index, (name, done) in enumerate(zip(names, printed, strict=True))
     ]
     chosen_ngrams = by_ngram(rules)
+    survivors = chosen.bloom_filter is None and rules.documents is not None
     settings = {
-        "attribute": name,
+        "attribute": (rules.documents or rules.paragraphs).attribute_name,  # type: ignore[union-attr]
         "documents": rules.documents is not None,
         "found": [done.task.outputs[0] for done in judged],
         "threshold": chosen_ngrams.overlap_threshold if chosen_ngrams else None,
+        "prints": [done.task.outputs[0] for done in printed] if survivors else [],
     }
     return engine.run(
-        Operation("dolma duplicates", 3, _write_task, settings, threads=True), tasks, root, "write"
+        Operation("dolma duplicates", 4, _write_task, settings, threads=True), tasks, root, "write"
     )
 
 
@@ -436,14 +334,43 @@ def _write_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     marked = np.diff(offsets) > 0
     present = marked | (part["skipped"] == (SKIPPED if settings["documents"] else FIRST))
     spans = attributes.Spans(offsets, starts, ends, np.ones(found.size), present)
-    with attributes.writer(out / task.outputs[0], as_deduper=True) as write:
-        write(ids, pa.nulls(len(ids), pa.large_string()), {settings["attribute"]: spans})
+    if settings["prints"]:
+        _write_survivors(settings, task, out, ids, spans)
+    else:
+        with attributes.writer(out / task.outputs[0], as_deduper=True) as write:
+            write(ids, pa.nulls(len(ids), pa.large_string()), {settings["attribute"]: spans})
     counts = {
         "documents": len(ids),
         "duplicates": int(found.size),
         "documents_with_duplicates": int(marked.sum()),
     }
     return Done({task.outputs[0]: len(ids)}, counts)
+
+
+def _write_survivors(
+    settings: Mapping[str, Any], task: Task, out: Path, ids: pa.Array, spans: attributes.Spans
+) -> None:
+    """The rows of a file's documents; a marked one says which document it is a copy of."""
+    name, own = settings["attribute"], f"{task.parameters['index']:08d}"
+    tables = [(exact.one(out / path, own), exact.one(out / path, f"{own}-of")) for path in settings["found"]]
+    survivor = {
+        row: place
+        for rows, places_of in tables
+        if rows is not None and places_of is not None
+        for row, place in zip(rows.tolist(), places_of.tolist(), strict=True)
+    }
+    files: dict[int, pa.Array] = {}
+    with write_lines(out / task.outputs[0]) as stream:
+        for row, identity in enumerate(ids.to_pylist()):
+            found = spans.of(row)
+            held: dict[str, Any] = {} if found is None else {name: [[a, b, int(c)] for a, b, c in found]}
+            if row in survivor:
+                file, at = survivor[row]
+                if file not in files:
+                    other = exact.mapped(out / settings["prints"][file])
+                    files[file] = attributes.text_from(other["id_bytes"], other["id_offsets"])
+                held[f"{name}_of"] = files[file][at].as_py()
+            stream.write(orjson.dumps({"attributes": held, "id": identity}) + b"\n")
 
 
 def _write_ngrams(

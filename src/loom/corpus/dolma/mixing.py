@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
@@ -12,18 +15,17 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
-from loom.artifact import Artifact, Input, commit, digest_json, discard, finished
-from loom.corpus.documents import as_rows, find_files, read, read_lines, write_lines
-from loom.corpus.dolma import columns, config, names
+from loom.artifact import Artifact, Input, commit, discard, finished
+from loom.corpus import remote, tag
+from loom.corpus.documents import Rejected, find_files, read_blocks, write_lines
+from loom.corpus.dolma import columns, config, joining, names, places
 from loom.corpus.dolma.jq import JqError, compile_jq, truthy
 from loom.corpus.dolma.jsonpath import compile_path
 from loom.corpus.dolma.replace import Span, disjoint, join, replace
 from loom.corpus.mix import Edit, apply, merge
-from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
-
-ATTRIBUTE_SUFFIXES = (".jsonl.gz", ".jsonl.zst", ".json.gz", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -33,66 +35,129 @@ class Shard:
     output: str
     inputs: tuple[Path, ...]
 
+    @property
+    def rejected(self) -> str:
+        """Where its rows go that are no documents."""
+        return f"{tag.REJECTED}/{self.output.partition('.')[0]}.jsonl"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stream that was checked: its files, each with its sidecars, and what becomes of them."""
+
+    stream: config.Stream
+    files: Mapping[Path, Sequence[Path]]
+    shards: Sequence[Shard]
+
+
+def plan(mixer: config.Mixer, compat: str = "") -> list[Planned]:
+    """Every stream, checked.
+
+    Raises `LoomError` for a stream without documents, attributes that are missing or were cut short, an
+    expression that cannot be read, two outputs of one name and, unless `compat`, a name that nothing wrote.
+    """
+    beside = places.Sidecars()
+    made = [_planned(stream, mixer.shuffle, compat, beside) for stream in mixer.streams]
+    seen: set[str] = set()
+    for planned in made:
+        folder = planned.stream.output.path.rstrip("/")
+        for name in (
+            f"{folder}: the stream {planned.stream.name}",
+            *(f"{folder}/{s.output}" for s in planned.shards),
+        ):
+            if name in seen:
+                raise LoomError(
+                    f"Twice the same output, {name}: name the streams, or their files, differently."
+                )
+            seen.add(name)
+    return made
+
+
+def _planned(stream: config.Stream, pack: bool, compat: str, beside: places.Sidecars) -> Planned:
+    files = find_files(stream.documents)
+    places.agree(files, stream.compression)
+    expressions = _expressions(stream, compat)
+    pairs = {path: [beside.of(path, name) for name in stream.attributes] for path in files}
+    sidecars = [item for found in pairs.values() for item in found]
+    places.refuse_cut(sidecars)
+    if not compat:
+        names.check([n for text, syntax in expressions for n in names.read_by(text, syntax)], sidecars, files)
+    return Planned(stream, pairs, shards(stream, files, pack))
+
 
 def mix(mixer: config.Mixer, compat: str = "", engine: Engine | None = None) -> list[Artifact]:
-    """Run a mixer configuration; every stream's output folder becomes an artifact.
+    """Run a mixer configuration; every output folder becomes an artifact, streams that share one share it.
 
-    Raises `LoomError` before work starts for a stream without documents, attributes that are missing, an
-    expression that cannot be read and, unless `compat`, a name that nothing wrote.
+    Returns each stream's artifact; its counters are in `counters["streams"]`. Raises what `plan` raises,
+    before work starts.
     """
-    engine = engine or LocalEngine(mixer.processes)
-    return [_mix_stream(stream, mixer.shuffle, compat, engine) for stream in mixer.streams]
+    engine = engine or LocalEngine(places.workers(mixer.processes))
+    folders: dict[str, list[Planned]] = {}
+    for planned in plan(mixer, compat):
+        folders.setdefault(planned.stream.output.path.rstrip("/"), []).append(planned)
+    made = {path: _mix_into(path, group, mixer, compat, engine) for path, group in folders.items()}
+    return [made[stream.output.path.rstrip("/")] for stream in mixer.streams]
 
 
-def _mix_stream(stream: config.Stream, pack: bool, compat: str, engine: Engine) -> Artifact:
+def _mix_into(
+    path: str, group: Sequence[Planned], mixer: config.Mixer, compat: str, engine: Engine
+) -> Artifact:
+    if (to := remote.address(path)) is not None:
+        artifact = _mix_streams(places.staging(mixer.work_dir, to), group, mixer.shuffle, compat, engine)
+        remote.publish(artifact, to)
+        return changed(artifact, path=Path(to))
+    return _mix_streams(Path(path), group, mixer.shuffle, compat, engine)
+
+
+def _mix_streams(out: Path, group: Sequence[Planned], pack: bool, compat: str, engine: Engine) -> Artifact:
     started = time.monotonic()
-    files = find_files(stream.documents)
-    out = Path(stream.output.path)
-    stream_plain = to_plain(stream)
-    filters = _expressions(stream, compat)
-    pairs = {path: [attribute_file(path, name) for name in stream.attributes] for path in files}
-    if not compat:
-        wanted = [n for text, syntax in filters for n in names.read_by(text, syntax)]
-        names.check(wanted, [item for found in pairs.values() for item in found], files)
-    inputs = [
-        Input(str(path.resolve()), identity(path)) for path in dict.fromkeys(
-            item for doc, attributes in pairs.items() for item in (doc, *attributes)
-        )
-    ]  # fmt: skip
-    recipe = {"stream": stream_plain, "compat": compat, "shuffle": pack}
+    used = [item for each in group for path, found in each.files.items() for item in (path, *found)]
+    inputs = places.as_inputs(used)
+    recipe = {"streams": [to_plain(each.stream) for each in group], "compat": compat, "shuffle": pack}
     if (before := finished(out, "documents", recipe, inputs)) is not None:
         return before
     discard(out, "documents")
+    shutil.rmtree(out / tag.REJECTED, ignore_errors=True)
     by_path = {item.path: item for item in inputs}
-    tasks = [
-        Task(
-            tuple(by_path[str(item.resolve())] for path in shard.inputs for item in (path, *pairs[path])),
-            (shard.output,),
-            {"inputs": [[str(path), [str(item) for item in pairs[path]]] for path in shard.inputs]},
-        )
-        for shard in shards(stream, files, pack)
-    ]
-    every = [str(item) for path, found in pairs.items() for item in (path, *found)]
-    quick = columns.eligible(stream, every) and columns.rules(stream, compat) is not None
-    settings = {"stream": stream_plain, "compat": compat}
-    operation = Operation("dolma mix", 1, _mix_task, settings, _prepare, threads=quick)
-    done = engine.run(operation, tasks, out, f"mix {stream.name}")
+    done = {each.stream.name: _run(each, by_path, out, compat, engine) for each in group}
+    counters = {name: sum_counters([item.counters for item in found]) for name, found in done.items()}
+    outputs = []
+    for item in (item for found in done.values() for result in found for item in result.outputs):
+        if item.rows or not item.path.startswith(f"{tag.REJECTED}/"):
+            outputs.append(item)
+        else:
+            (out / item.path).unlink(missing_ok=True)
+    tag.remove_empty(out / tag.REJECTED)
     artifact = commit(
         out,
         "documents",
         recipe=recipe,
         inputs=inputs,
-        outputs=[item for result in done for item in result.outputs],
-        counters=sum_counters([result.counters for result in done]),
+        outputs=outputs,
+        counters={**sum_counters(list(counters.values())), "streams": counters},
         started=started,
     )
     clear_receipts(out)
     return artifact
 
 
-def identity(path: Path) -> str:
-    status = path.stat()
-    return digest_json([str(path.resolve()), status.st_size, status.st_mtime_ns])
+def _run(
+    planned: Planned, by_path: Mapping[str, Input], out: Path, compat: str, engine: Engine
+) -> list[Finished]:
+    stream, pairs = planned.stream, planned.files
+    tasks = [
+        Task(
+            tuple(by_path[remote.place(item)] for path in shard.inputs for item in (path, *pairs[path])),
+            (shard.output, shard.rejected),
+            {"inputs": [[str(path), [str(item) for item in pairs[path]]] for path in shard.inputs]},
+        )
+        for shard in planned.shards
+    ]
+    every = [str(item) for path, found in pairs.items() for item in (path, *found)]
+    quick = columns.eligible(stream, every) and columns.rules(stream, compat) is not None
+    settings = {"stream": to_plain(stream), "compat": compat}
+    operation = Operation("dolma mix", 2, _mix_task, settings, _prepare, threads=quick)
+    return engine.run(operation, tasks, out, f"mix {stream.name}")
 
 
 def _expressions(stream: config.Stream, compat: str) -> list[tuple[str, str]]:
@@ -112,41 +177,35 @@ def _expressions(stream: config.Stream, compat: str) -> list[tuple[str, str]]:
     return out
 
 
-def attribute_file(document: Path, name: str) -> Path:
-    """The attribute file beside a document file; Loom's Parquet sidecars and other suffixes are found too."""
-    text = str(document)
-    if "/documents/" not in text:
-        raise LoomError(f"{document} does not lie below a folder `documents`, so its attributes are nowhere.")
-    path = Path(text.replace("/documents/", f"/attributes/{name}/"))
-    if path.is_file():
-        return path
-    stem = path.name
-    for suffix in ATTRIBUTE_SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    for suffix in ATTRIBUTE_SUFFIXES:
-        if (other := path.with_name(stem + suffix)).is_file():
-            return other
-    raise LoomError(
-        f"The attributes {name!r} of {document} are missing: there is no {path}. Run that tagger on it "
-        f"first, or take {name!r} out of `attributes`."
-    )
-
-
 def shards(stream: config.Stream, files: Sequence[Path], pack: bool) -> list[Shard]:
-    """Pack input files in their order by compressed size, as Dolma does; the last shard ends in .json.gz."""
+    """Pack input files in their order by compressed size, as Dolma does; the last shard ends in .json.gz.
+
+    Unpacked, every file keeps its name; packed or not, `compression.output` says how they are compressed.
+    """
+    kind = stream.compression.output
     if not pack:
-        return [Shard(f"documents/{path.name}", (path,)) for path in files]
+        named = (
+            f"{path.name.removesuffix('.parquet')}.jsonl.gz" if path.suffix == ".parquet" else path.name
+            for path in files
+        )
+        return [
+            Shard(f"documents/{places.renamed(name, kind)}", (path,))
+            for name, path in zip(named, files, strict=True)
+        ]
     groups: list[list[Path]] = [[]]
-    size = 0
+    total = 0
     for path in files:
-        size += path.stat().st_size
-        if size > stream.output.max_size_in_bytes and groups[-1]:
+        size = places.size(path)
+        total += size
+        if total > stream.output.max_size_in_bytes and groups[-1]:
             groups.append([])
-            size = path.stat().st_size
+            total = size
         groups[-1].append(path)
     last = len(groups) - 1
     return [
-        Shard(f"{stream.name}-{index:04d}.{'json' if index == last else 'jsonl'}.gz", tuple(group))
+        Shard(
+            f"{stream.name}-{index:04d}.{'json' if index == last else 'jsonl'}.{kind or 'gz'}", tuple(group)
+        )
         for index, group in enumerate(groups)
     ]
 
@@ -239,28 +298,30 @@ def _prepare(settings: Mapping[str, Any]) -> Mixing:
 
 
 def _mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
-    counters = {"documents_in": 0, "filtered": 0, "too_short": 0, "documents_out": 0, "unlike_dolma": 0}
-    with write_lines(out / task.outputs[0]) as stream:
+    counters = {"documents_in": 0, "rejected": 0, "filtered": 0, "too_short": 0, "documents_out": 0}
+    counters["unlike_dolma"] = 0
+    with write_lines(out / task.outputs[0]) as stream, write_lines(out / task.outputs[1]) as rejected:
+
+        def aside(item: Rejected) -> None:
+            rejected.write(item.json() + b"\n")
+            counters["rejected"] += 1
+
         for document, attributes in task.parameters["inputs"]:
             if columns.eligible(mixing.stream, (document, *attributes)):
-                _mix_blocks(mixing, document, attributes, stream, counters)
+                _mix_blocks(mixing, Path(document), attributes, stream, counters, aside)
             else:
-                rows = joined(Path(document), attributes, bool(mixing.compat))
-                _mix_rows(mixing, Path(document).name, 1, rows, stream, counters)
-    return Done({task.outputs[0]: counters["documents_out"]}, counters)
+                rows = joining.joined(Path(document), attributes, bool(mixing.compat), aside)
+                _mix_rows(mixing, Path(document).name, rows, stream, counters)
+    rows_of = {task.outputs[0]: counters["documents_out"], task.outputs[1]: counters["rejected"]}
+    return Done(rows_of, counters)
 
 
 def _mix_rows(
-    mixing: Mixing,
-    place: str,
-    first: int,
-    rows: Iterator[dict[str, Any]],
-    stream: IO[bytes],
-    counters: dict[str, int],
+    mixing: Mixing, place: str, rows: joining.Rows, stream: IO[bytes], counters: dict[str, int]
 ) -> None:
-    """Write what is left of a file's rows, of which the first is row `first`."""
+    """Write what is left of a file's rows."""
     output = mixing.stream.output
-    for number, row in enumerate(rows, first):
+    for number, row in rows:
         if not _keeps(mixing, row, counters):
             continue
         row["text"], differs = mixing.edited(row)
@@ -287,120 +348,85 @@ def _keeps(mixing: Mixing, row: dict[str, Any], counters: dict[str, int]) -> boo
 
 
 def _mix_blocks(
-    mixing: Mixing, document: str, attributes: Sequence[str], stream: IO[bytes], counters: dict[str, int]
+    mixing: Mixing,
+    document: Path,
+    attributes: Sequence[str],
+    stream: IO[bytes],
+    counters: dict[str, int],
+    aside: joining.Aside,
 ) -> None:
     """Write what is left of a file's rows, by columns where a block of lines allows it."""
+    from loom.corpus.kernels.json_lines import count_lines
+
     block_of = columns.Columns(mixing.stream, mixing.compat)
-    place, first = Path(document).name, 1
-    for block, lines in columns.blocks(Path(document), attributes):
-        if not block_of.read(block, lines):
-            numbered = [enumerate(part.splitlines(), first) for part in (block, *lines)]
-            readers = [_json_rows(Path(p), own) for p, own in zip(attributes, numbered[1:], strict=True)]
-            rows = join_rows(Path(document), numbered[0], attributes, readers, bool(mixing.compat))
-            _mix_rows(mixing, place, first, rows, stream, counters)
-            first += block.count(b"\n")
-            continue
-        count = block_of.where.shape[0]
-        kept = block_of.kept()
-        if kept is None:
-            kept = np.array([_keeps(mixing, block_of.row(index), counters) for index in range(count)], bool)
+    sidecars = [columns.Lines(Path(path)) for path in attributes]
+    place, first = document.name, 1
+    for block in read_blocks(document, columns.BLOCK):
+        count = int(count_lines(np.frombuffer(block, np.uint8)))
+        lines = [sidecar.take(count) for sidecar in sidecars]
+        if block_of.read(block, lines):
+            _mix_columns(mixing, block_of, place, first, stream, counters)
         else:
-            counters["documents_in"] += count
-            counters["filtered"] += int(count - kept.sum())
-        data, offsets, left = block_of.texts()
-        patches = {}
-        for row, (text, spans) in left.items():
-            if kept[row]:
-                edited, differs = mixing.replaced(text, spans)
-                patches[row] = columns.inside(edited)
-                counters["unlike_dolma"] += differs
-        data, offsets = columns.patched(data, offsets, patches)
-        if mixing.stream.output.min_text_length:
-            short = kept & (columns.trimmed(data, offsets) < mixing.stream.output.min_text_length)
-            counters["too_short"] += int(short.sum())
-            kept &= ~short
-        metadata = block_of.provenance(place, first, kept)
-        stream.write(block_of.written(kept, data, offsets, metadata))
-        counters["documents_out"] += int(kept.sum())
+            rows = _block_rows(
+                document, block, first, attributes, sidecars, lines, bool(mixing.compat), aside
+            )
+            _mix_rows(mixing, place, rows, stream, counters)
         first += count
+    if not mixing.compat:
+        joining.refuse_more(document, attributes, [bool(sidecar.take(1)) for sidecar in sidecars])
 
 
-def joined(document: Path, attributes: Sequence[str], lenient: bool) -> Iterator[dict[str, Any]]:
-    """A file's rows with their attributes merged into one object.
-
-    Ids that differ are an error; missing attribute rows too, unless `lenient` (Dolma only warns).
-    """
-    readers = [_attribute_rows(Path(path)) for path in attributes]
-    yield from join_rows(document, enumerate(_document_lines(document), 1), attributes, readers, lenient)
-
-
-def _document_lines(document: Path) -> Iterator[bytes]:
-    if not document.name.endswith(".parquet"):
-        yield from read_lines(document)
-        return
-    for batch in read(document):
-        yield from (orjson.dumps(row) for row in as_rows(batch))
-
-
-def join_rows(
+def _block_rows(
     document: Path,
-    lines: Iterable[tuple[int, bytes]],
+    block: bytes,
+    first: int,
     attributes: Sequence[str],
-    readers: Sequence[Iterator[tuple[Any, dict[str, Any]]]],
+    sidecars: Sequence[columns.Lines],
+    lines: Sequence[bytes],
     lenient: bool,
-) -> Iterator[dict[str, Any]]:
-    """`joined` for some of a file's lines, with the rows of every attribute file that belong to them."""
-    for number, line in lines:
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise LoomError(f"{document}, row {number:,}, is not JSON ({error}).") from None
-        merged: dict[str, Any] = {}
-        for path, reader in zip(attributes, readers, strict=True):
-            found = next(reader, None)
-            if found is None:
-                if lenient:
-                    break
-                raise LoomError(
-                    f"{path} has fewer rows than {document}: none for row {number:,}. It was cut short; "
-                    f"run that tagger again."
-                )
-            identity_, values = found
-            if identity_ != row.get("id"):
-                raise LoomError(
-                    f"{path}, row {number:,}, is about {identity_!r}, but {document} has {row.get('id')!r}. "
-                    f"The attributes belong to other documents; run that tagger again."
-                )
-            merged.update(values)
-        existing = row.get("attributes")
-        if isinstance(existing, dict):
-            existing.update(merged)
-        elif merged or attributes:
-            row["attributes"] = merged
-        yield row
+    aside: joining.Aside,
+) -> joining.Rows:
+    """A block's rows one by one; a sidecar's lines that no row of it took go back for the next block."""
+    taken = [part.splitlines(keepends=True) for part in lines]
+    left = [iter(part) for part in taken]
+    readers = [
+        joining.json_rows(Path(path), part, itertools.count(sidecar.taken - len(own) + 1))
+        for path, part, sidecar, own in zip(attributes, left, sidecars, taken, strict=True)
+    ]
+    numbered = enumerate(block.splitlines(), first)
+    yield from joining.join_lines(document, numbered, attributes, readers, lenient, aside)
+    for sidecar, rest in zip(sidecars, left, strict=True):
+        sidecar.back(list(rest))
 
 
-def _attribute_rows(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    if path.name.endswith(".parquet"):
-        from loom.corpus import attributes
-
-        for ids, spans in attributes.read(path):
-            for row, identity_ in enumerate(ids):
-                yield (
-                    identity_,
-                    {
-                        key: [list(item) for item in found]
-                        for key, value in spans.items()
-                        if (found := value.of(row)) is not None
-                    },
-                )
-        return
-    yield from _json_rows(path, enumerate(read_lines(path), 1))
-
-
-def _json_rows(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    for number, line in lines:
-        row = orjson.loads(line)
-        if not isinstance(row.get("attributes"), dict):
-            raise LoomError(f"{path}, row {number:,}, has no `attributes`.")
-        yield row.get("id"), row["attributes"]
+def _mix_columns(
+    mixing: Mixing,
+    block_of: columns.Columns,
+    place: str,
+    first: int,
+    stream: IO[bytes],
+    counters: dict[str, int],
+) -> None:
+    """Write what is left of a block that was taken in by columns; `first` is its first row's number."""
+    count = block_of.where.shape[0]
+    kept = block_of.kept()
+    if kept is None:
+        kept = np.array([_keeps(mixing, block_of.row(index), counters) for index in range(count)], bool)
+    else:
+        counters["documents_in"] += count
+        counters["filtered"] += int(count - kept.sum())
+    data, offsets, left = block_of.texts()
+    patches = {}
+    for row, (text, spans) in left.items():
+        if kept[row]:
+            edited, differs = mixing.replaced(text, spans)
+            patches[row] = columns.inside(edited)
+            counters["unlike_dolma"] += differs
+    data, offsets = columns.patched(data, offsets, patches)
+    if mixing.stream.output.min_text_length:
+        short = kept & (columns.trimmed(data, offsets) < mixing.stream.output.min_text_length)
+        counters["too_short"] += int(short.sum())
+        kept &= ~short
+    metadata = block_of.provenance(place, first, kept)
+    stream.write(block_of.written(kept, data, offsets, metadata))
+    counters["documents_out"] += int(kept.sum())

@@ -27,7 +27,7 @@ def mend(text: str) -> str:
 def read_by(expression: str, syntax: str) -> list[str]:
     """The attribute names an expression reads; none where it names none in a way that can be told."""
     if syntax == "jq":
-        return re.findall(r"\.attributes\??\.([A-Za-z_]\w*)", expression)
+        return re.findall(r"\.attributes\??(?:\.|\.?\[['\"])([A-Za-z_]\w*)", expression)
     direct = re.findall(r"\$@?\.attributes\.([A-Za-z_]\w*)", expression)
     tested = re.search(r"\$@?\.attributes\[\?\((.*)\)\]", expression)
     quoted = re.findall(r"\$@?\.attributes\[['\"](\w+)['\"]\]", expression)
@@ -92,7 +92,10 @@ def _names_in(path: Path, rows: int | None) -> set[str]:
     for number, line in enumerate(read_lines(path)):
         if rows is not None and number >= rows:
             break
-        found = orjson.loads(line).get("attributes")
+        try:
+            found = orjson.loads(line)["attributes"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            continue  # set aside, or named, when the rows are read
         if isinstance(found, dict):
             names |= found.keys()
     return names
