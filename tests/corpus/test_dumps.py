@@ -315,3 +315,48 @@ def test_what_others_made_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(LoomError, match="of another making"):
         run("c4", tmp_path / "a.json", tmp_path / "curated")
     assert load(tmp_path / "curated").recipe == {}
+
+
+def test_a_curation_notices_a_change_of_any_kind(tmp_path: Path) -> None:
+    """Of what one collection made, of what another did, and of what lies beside them by hand."""
+    from loom.corpus.curate import curate
+    from loom.corpus.sample import Sample, SampleSource, sample
+    from tests.corpus.test_curate import recipe, texts
+    from tests.corpus.test_sample import bytes_tokenizer
+
+    root = tmp_path / "root"
+    for name in ("java", "python"):
+        (tmp_path / "stack" / name).mkdir(parents=True)
+        table = pa.table({"content": [f"A file of {name}."], "hexsha": [name]})
+        pq.write_table(table, tmp_path / "stack" / name / "train-0.parquet")
+    (tmp_path / "c4.json").write_bytes(c4_row("http://a.org", "The first page."))
+    stack, c4 = Dump("stack", (str(tmp_path / "stack"),)), Dump("c4", (str(tmp_path / "c4.json"),))
+    for dump in (stack, c4):
+        collect(dump, root, LocalEngine(1))
+    (root / "documents" / "notes").mkdir()
+    note = root / "documents" / "notes" / "n.jsonl"
+    note.write_bytes(orjson.dumps({"id": "n", "text": "A note of mine."}) + b"\n")
+    rules = {"r": {"taggers": ["char_length_v1"]}}
+    chosen = recipe(root, sources={name: {"rules": "r"} for name in ("stack", "c4", "notes")}, rules=rules)
+    tokenizer = bytes_tokenizer(tmp_path / "tokenizer.json")
+    mixture = Sample(
+        {name: SampleSource() for name in ("stack", "c4", "notes")}, str(tokenizer), str(root), shuffle=False
+    )
+
+    def again() -> set[str]:
+        curate(chosen, tmp_path / "curated", LocalEngine(1))
+        found = {row["text"] for row in texts(tmp_path / "curated").values()}
+        sample(mixture, tmp_path / "mixture", LocalEngine(1))
+        assert {row["text"] for row in rows_of(tmp_path / "mixture" / "documents")} == found
+        return found
+
+    held = {"A file of java.", "A file of python.", "The first page.", "A note of mine."}
+    assert again() == held
+    (tmp_path / "c4.json").write_bytes(c4_row("http://a.org", "Another page."))
+    collect(c4, root, LocalEngine(1))
+    assert again() == held - {"The first page."} | {"Another page."}
+    note.write_bytes(orjson.dumps({"id": "n", "text": "Another note."}) + b"\n")
+    assert again() == held - {"The first page.", "A note of mine."} | {"Another page.", "Another note."}
+    next((root / "documents" / "stack").rglob("*.zst")).write_bytes(b"")
+    with pytest.raises(LoomError, match="cut short or changed"):
+        again()

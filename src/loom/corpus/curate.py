@@ -30,7 +30,7 @@ from loom.artifact import (
     load,
     refer,
 )
-from loom.corpus import documents, expression, keys, pieces, remote, tag
+from loom.corpus import documents, expression, keys, remote, tag
 from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
 from loom.corpus.mix import (
@@ -119,13 +119,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
 
 
 def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> list[Input]:
-    inputs = []
-    root = Path(recipe.documents)
-    if recipe.documents and (root / MANIFEST).exists():
-        inputs.append(refer(load(root), out))
-    for name, found in files.items():
-        if recipe.sources[name].documents or not inputs:
-            inputs += [_raw(file) for file in found]
+    inputs = tag.inputs_of(recipe.documents, [file for found in files.values() for file in found], out)
     if recipe.decontaminate is not None:
         path = Path(recipe.decontaminate.path)
         if not path.is_file():
@@ -135,12 +129,6 @@ def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> l
             refer(load(path.parent), out) if made else Input(str(path.resolve()), digest_file(path))
         )
     return inputs
-
-
-def _raw(file: File) -> Input:
-    """A raw file as an input: by its content here, by the store's own version elsewhere and for a piece."""
-    here = remote.address(file.path) is None and pieces.parse(file.path) is None
-    return Input(remote.place(file.path), digest_file(file.path) if here else file.digest)
 
 
 def _tag(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path, engine: Engine) -> list[Finished]:

@@ -109,23 +109,12 @@ def source_files(recipe: Curate, at: Path | None = None) -> dict[str, list[File]
         beside = [at / item.path for item in load(at).inputs if (at / item.path / MANIFEST).exists()]
         moved = [path for path in beside if load(path).kind == "documents"]
         root = Path(os.path.normpath(moved[0])) if moved else root
-    known: dict[Path, str] = {}
-    if recipe.documents and (root / MANIFEST).exists():
-        known = {root / item.path: item.digest for item in load(root, "documents").outputs}
+    known = tag.listed(root if recipe.documents else "")
     files = {}
     for name, source in recipe.sources.items():
         patterns = list(source.documents) or [str(root / "documents" / name)]
         if not source.documents and not recipe.documents:
             raise LoomError(f"The recipe names no documents for the source {name!r}: set `documents`.")
-        files[name] = [
-            piece
-            for file in tag.find(patterns)
-            for piece in tag.in_pieces(
-                File(file.path, f"{name}/{file.path.name}", known.get(file.path, file.digest), file.bytes),
-                recipe.largest,
-            )
-        ]
-        names = {file.name for file in files[name]}
-        if len(names) < len(files[name]):
-            raise LoomError(f"The source {name!r} has two files of one name; give them different names.")
+        found = tag.of_source(name, tag.find(patterns), known)
+        files[name] = [piece for file in found for piece in tag.in_pieces(file, recipe.largest)]
     return files

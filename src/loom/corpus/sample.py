@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from loom.artifact import MANIFEST, Artifact, Input, commit, digest_file, discard, finished, load, refer
+from loom.artifact import MANIFEST, Artifact, Input, commit, digest_file, discard, finished, load
 from loom.corpus import documents, ids, shuffle, tag
 from loom.corpus.dedupe import exact
 from loom.corpus.documents import as_rows, write_lines
@@ -98,7 +98,10 @@ def sample(recipe: Sample, out: Path, engine: Engine | None = None) -> Artifact:
     started = time.monotonic()
     files = {name: _files(recipe, name) for name in recipe.sources}
     tokenizer = _tokenizer_file(recipe.tokenizer)
-    inputs = [Input(str(tokenizer.resolve()), digest_file(tokenizer)), *_inputs(recipe, files, out)]
+    inputs = [
+        Input(str(tokenizer.resolve()), digest_file(tokenizer)),
+        *tag.inputs_of(recipe.documents, [file for found in files.values() for file in found], out),
+    ]
     plain = to_plain(recipe)
     if (before := finished(out, "documents", plain, inputs)) is not None:
         return before
@@ -150,18 +153,8 @@ def _files(recipe: Sample, name: str) -> list[File]:
         raise LoomError(f"The recipe names no documents for the source {name!r}: set `documents`.")
     root = Path(recipe.documents)
     found = tag.find(chosen or (str(root / "documents" / name),))
-    known: dict[Path, str] = {}
-    if recipe.documents and (root / MANIFEST).exists():
-        known = {root / item.path: item.digest for item in load(root, "documents").outputs}
-    return [File(f.path, f"{name}/{f.path.name}", known.get(f.path, f.digest)) for f in found]
-
-
-def _inputs(recipe: Sample, files: Mapping[str, Sequence[File]], out: Path) -> list[Input]:
-    root = Path(recipe.documents)
-    if recipe.documents and (root / MANIFEST).exists():
-        others = [file for name, found in files.items() if recipe.sources[name].documents for file in found]
-        return [refer(load(root), out), *(Input(str(file.path.resolve()), file.digest) for file in others)]
-    return [Input(str(file.path.resolve()), file.digest) for found in files.values() for file in found]
+    known = tag.listed(root if recipe.documents else "")
+    return tag.of_source(name, found, known)
 
 
 def _tokenizer_file(path: str) -> Path:

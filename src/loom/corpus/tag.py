@@ -10,7 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loom.artifact import Artifact, Input, Output, commit, digest_json, discard, finished, sweep
+from loom.artifact import (
+    MANIFEST,
+    Artifact,
+    Input,
+    Output,
+    commit,
+    digest_file,
+    digest_json,
+    discard,
+    finished,
+    load,
+    refer,
+    sweep,
+)
 from loom.console import console
 from loom.corpus import attributes, documents, pieces, remote, taggers
 from loom.corpus.attributes import Spans, key_name
@@ -58,6 +71,54 @@ def find(patterns: Sequence[str]) -> list[File]:
             "Two document files would have the same name below the output folder; give globs with one root."
         )
     return found
+
+
+def of_source(source: str, files: Sequence[File], known: Mapping[Path, str]) -> list[File]:
+    """Files called `<source>/<file>`; where that would not tell them apart, what they are below the source.
+
+    A file that `known` lists has the digest it says. Raises `LoomError` for two of one name even so.
+    """
+    names = [file.path.name for file in files]
+    if len(set(names)) < len(names):
+        names = [file.name.removeprefix(f"{source}/") for file in files]
+    if len(set(names)) < len(names):
+        raise LoomError(f"The source {source!r} has two files of one name; give them different names.")
+    return [
+        replace(file, name=f"{source}/{name}", digest=known.get(file.path, file.digest))
+        for file, name in zip(files, names, strict=True)
+    ]
+
+
+def listed(root: str | Path) -> dict[Path, str]:
+    """The files that a folder of documents says are in it, with their digests; none without a manifest."""
+    if not root or remote.address(root) is not None or not (Path(root) / MANIFEST).exists():
+        return {}
+    return {Path(root) / item.path: item.digest for item in load(Path(root), "documents").outputs}
+
+
+def inputs_of(root: str | Path, files: Sequence[File], out: Path) -> list[Input]:
+    """What an artifact at `out` is made from: the folder of documents `root`, and the files it does not list.
+
+    Raises `LoomError` where a file that the folder lists is missing or not of its size.
+    """
+    known = listed(root)
+    raw = [_raw(file) for file in files if _whole(file.path) not in known]
+    if not known:
+        return raw
+    artifact = load(Path(root))
+    artifact.verify()
+    return [refer(artifact, out), *raw]
+
+
+def _whole(path: Path) -> Path:
+    piece = pieces.parse(path)
+    return piece.path if piece else path
+
+
+def _raw(file: File) -> Input:
+    """A raw file as an input: by its content here, by the store's own version elsewhere and for a piece."""
+    here = remote.address(file.path) is None and pieces.parse(file.path) is None
+    return Input(remote.place(file.path), digest_file(file.path) if here else file.digest)
 
 
 def in_pieces(file: File, largest: int) -> list[File]:

@@ -35,6 +35,7 @@ from loom.artifact import (
 from loom.corpus.documents import read_lines, write_lines
 from loom.corpus.sampling import keyed_hash
 from loom.corpus.sources import machine
+from loom.corpus.sources.collection import COLLECTED
 from loom.corpus.sources.docstrings import document, topics
 from loom.corpus.sources.html import html_to_text
 from loom.corpus.sources.machine import Candidate
@@ -74,6 +75,10 @@ def collect(recipe: Collect, out: Path, engine: Engine | None = None) -> Artifac
     started = time.monotonic()
     if (finished := _finished(recipe, out)) is not None:
         return finished
+    if (out / COLLECTED).is_dir():
+        raise LoomError(
+            f"{out} already holds what `loom collect dump` or `loom warc` made: name another folder."
+        )
     discard(out, "documents")
     engine = engine or LocalEngine()
     rendered = _render(recipe, out, engine)
