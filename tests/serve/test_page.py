@@ -64,11 +64,16 @@ def test_a_conversation(page: Any, server: Running) -> None:
 
 
 def test_regenerate_edit_new_and_history(page: Any) -> None:
-    few_tokens(page)
+    sent: list[Any] = []
+    page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
+    few_tokens(page, seed="7")
     before = ask(page, "First question")
+    page.evaluate("current.messages[1].content = 'old'; current.messages[1].stats = ''; draw()")
     page.locator(".message.assistant").last.get_by_text("Regenerate").click()
     page.wait_for_selector(".message.assistant:last-child .stats")
     assert page.locator(".message.assistant .text").last.text_content() == before, "greedy answers are equal"
+    assert [row["messages"] for row in sent] == [[{"role": "user", "content": "First question"}]] * 2
+    assert (sent[0]["seed"], "seed" in sent[1]) == (7, False), "another answer needs another seed"
     page.locator(".message.user").first.get_by_text("Edit").click()
     page.fill(".edit textarea", "Another question")
     page.press(".edit textarea", "Enter")
@@ -114,6 +119,150 @@ def test_stop_keeps_what_was_written(page: Any, server: Running) -> None:
         page.wait_for_timeout(100)
     assert server.call("GET", "/health")[1]["running"] == 0
     assert page.locator("#banner").is_hidden()
+
+
+AT_FIRST_WORDS = """
+window.hidden = [];
+let acted = false;
+new MutationObserver(() => {
+  const node = document.querySelector(".message.streaming:last-child");
+  if (!node || !node.querySelector(".text")?.textContent) return;
+  if (acted && node !== window.first) window.hidden.push(document.getElementById("stop").hidden);
+  if (acted) return;
+  acted = true;
+  window.first = node;
+  %s;
+}).observe(document.getElementById("messages"), { childList: true, subtree: true, characterData: true });
+"""
+CLICK = "[...document.querySelectorAll('%s button')].find((b) => b.textContent === '%s').click()"
+STOPPED = "JSON.parse(localStorage['loom.chats.v1'] || '{}').chats?.[0].messages.at(-1).stats === 'stopped'"
+
+
+def until(page: Any, said: str) -> None:
+    """Wait until an expression holds; the page's own policy forbids it to evaluate one."""
+    for _ in range(600):
+        if page.evaluate(said):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never: {said}")
+
+
+def test_editing_while_an_answer_comes_keeps_the_box(page: Any) -> None:
+    few_tokens(page, 140, temperature=2, seed="1")
+    page.evaluate(AT_FIRST_WORDS % (CLICK % (".message.user", "Edit")))
+    page.fill("#input", "Write for long")
+    page.press("#input", "Enter")
+    until(page, STOPPED)  # the answer's own end has been dealt with
+    assert page.locator(".edit textarea").input_value() == "Write for long"
+    assert page.locator("#stop").is_hidden()
+    few_tokens(page, 8)
+    page.fill(".edit textarea", "Shorter")
+    page.press(".edit textarea", "Enter")
+    page.wait_for_selector(".message.assistant:last-child .stats")
+    assert page.locator(".message.user .text").text_content() == "Shorter"
+    assert page.locator(".message").count() == 2
+
+
+def test_regenerating_while_an_answer_comes_leaves_one_answer_and_its_stop_button(page: Any) -> None:
+    few_tokens(page, 140, temperature=2, seed="1")
+    page.evaluate(AT_FIRST_WORDS % (CLICK % (".message.streaming", "Regenerate")))
+    page.fill("#input", "Write for long")
+    page.press("#input", "Enter")
+    until(page, "window.hidden.length > 0")
+    page.wait_for_selector(".message.assistant:last-child .stats")
+    assert page.evaluate("new Set(window.hidden).size === 1 && !window.hidden[0]"), "Stop is there throughout"
+    assert page.locator(".message").count() == 2
+    assert page.locator("#stop").is_hidden()
+    assert page.locator("#send").is_visible()
+
+
+def test_leaving_while_an_answer_comes_keeps_its_words(page: Any) -> None:
+    few_tokens(page, 140, temperature=2, seed="1")
+    page.evaluate(AT_FIRST_WORDS % "document.getElementById('new').click()")
+    page.fill("#input", "Write for long")
+    page.press("#input", "Enter")
+    until(page, STOPPED)
+    assert page.locator(".message").count() == 0
+    page.reload()
+    page.locator("#chats li button").first.click()
+    assert page.locator(".message.assistant .text").text_content()
+
+
+def test_every_control_reaches_the_server_and_is_kept(page: Any) -> None:
+    sent: list[Any] = []
+    page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
+    values = {"temperature": "0.5", "top_p": "0.8", "min_p": "0.1", "repetition_penalty": "1.2"}
+    numbers = {"top_k": "5", "max_tokens": "6", "seed": "3"}
+
+    def set_all() -> None:
+        for name, value in (values | numbers).items():
+            page.evaluate(
+                "([n, v]) => { const e = document.getElementById(n); e.value = v; e.dispatchEvent(new Event('input')); }",
+                [name, value],
+            )
+
+    set_all()
+    ask(page, "Hello")
+    page.reload()
+    page.wait_for_selector("#facts:not(:empty)", state="attached")
+    ask(page, "Hello")
+    assert len(sent) == 2
+    for row in sent:
+        assert {name: row[name] for name in values} == {name: float(value) for name, value in values.items()}
+        assert {name: row[name] for name in numbers} == {name: int(value) for name, value in numbers.items()}
+        assert row["reserve"] == 6, "no more room is kept than the answer may take"
+    page.click("#settings-open")
+    page.click("#defaults")
+    assert page.locator("#temperature-value").text_content() == "0.7"
+    assert page.locator("#seed").input_value() == ""
+
+
+def test_keys_and_copying(page: Any) -> None:
+    few_tokens(page)
+    answer = ask(page, "Before")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".message.assistant").get_by_text("Copy").click()
+    page.get_by_text("Copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == answer
+    page.press("#input", "ArrowUp")
+    assert page.locator(".edit textarea").input_value() == "Before"
+    page.press(".edit textarea", "Escape")
+    assert page.locator(".edit").count() == 0
+    assert page.locator(".message").count() == 2
+    page.keyboard.press("Control+Shift+O")
+    assert page.locator(".message").count() == 0
+
+
+def test_room_is_kept_for_an_answer(page: Any, server: Running) -> None:
+    """Older turns go before an answer is cut; a message that fills the context alone is still answered."""
+    info = server.call("GET", "/loom/info")[1]
+    assert info["reserve"] == 64
+    few_tokens(page, 64)
+    sent: list[Any] = []
+    page.on("response", lambda r: sent.append((r.status, r.request.post_data_json)))
+    for number in range(3):
+        ask(page, f"Question {number} of some words")
+        used = int(page.locator(".stats").last.text_content().partition(" of ")[0].rpartition(" ")[2])
+        answered = int(page.locator(".stats").last.text_content().partition(" tokens")[0])
+        assert used - answered <= info["context"] - info["reserve"]
+    assert "no longer fit" in page.locator("#banner").text_content()
+    page.click("#new")
+    ask(page, "import " * 90)
+    assert page.locator("#banner").is_hidden()
+    tried = [(status, row.get("reserve")) for status, row in sent if row and "import import" in str(row)]
+    assert tried == [(400, 64), (200, None)]
+
+
+def test_dark_and_light(browser: Any, server: Running) -> None:
+    shades = {}
+    for scheme in ("light", "dark"):
+        context = browser.new_context(color_scheme=scheme)
+        page = context.new_page()
+        page.goto(server.url + "/")
+        shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        shades[scheme] = sum(int(part) for part in shown.removeprefix("rgb(").rstrip(")").split(","))
+        context.close()
+    assert shades["light"] > 600 > 200 > shades["dark"]
 
 
 def test_hostile_text_stays_text(page: Any) -> None:

@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
+from loom import artifact
 from loom.chat.format import DEFAULT, FORMATS
 from loom.cli import main
-from loom.corpus.curate import curate
-from loom.corpus.rules import Curate, Rules, Source
 from loom.engine import LocalEngine
 from loom.road.training import run_training
 from loom.tokens.tokenize import Tokenize, tokenize
@@ -58,10 +57,11 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
         }
         for n, text in enumerate(library_texts())
     ]
-    write_lines(folder / "raw" / "documents" / "all" / "a.jsonl", rows)
-    recipe = Curate({"all": Source("plain")}, {"plain": Rules(("pii_v1",))}, str(folder / "raw"))
-    curate(recipe, folder / "curated", LocalEngine(1))
-    tokenize(Tokenize((str(folder / "curated"),), path, 0.0, 20_000), folder / "tokens", LocalEngine(1))
+    corpus, name = folder / "corpus", "documents/all/a.jsonl"
+    write_lines(corpus / name, rows)
+    outputs = artifact.describe(corpus, [name], {name: len(rows)})
+    artifact.commit(corpus, "documents", recipe={}, inputs=[], outputs=outputs, counters={})
+    tokenize(Tokenize((str(corpus),), path, 0.0, 20_000), folder / "tokens", LocalEngine(1))
     build_index(IndexTokens(folder / "tokens"), folder / "index", LocalEngine(1))
     run_training(lm(folder / "tokens", steps=30, batch=32), folder / "run")
     tokenizer = Tokenizer.load(path)
