@@ -86,3 +86,16 @@ def test_contradictions_are_named(folder: Path, tokenizer_path: Path, tmp_path: 
         prepare(
             Prepare("sft", (Share(str(folder / "c.jsonl")),), tokenizer_path, held_out=10), tmp_path / "out"
         )
+
+
+def test_rows_of_one_id_cannot_be_counted_out(tokenizer_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "same.jsonl"
+    rows = [{"id": "x", "prompt": f"{n}?", "completion": f"{n}"} for n in range(10)]
+    write_lines(path, rows)
+    with pytest.raises(LoomError, match=r"same\.jsonl has rows of one and the same id"):
+        prepare(Prepare("sft", (Share(str(path), count=4),), tokenizer_path), tmp_path / "some")
+    counts = drawn(path, tmp_path / "all", tokenizer_path, [Share(str(path), count=20)])
+    assert counts["x"] == 20
+    write_lines(path, [{key: row[key] for key in ("prompt", "completion")} for row in rows])
+    counts = drawn(path, tmp_path / "none", tokenizer_path, [Share(str(path), count=4)])
+    assert sum(counts.values()) == 4

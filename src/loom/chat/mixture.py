@@ -85,7 +85,8 @@ def draw(
             counts[index] = round(share.repeat * len(known(index).order))
         if share.count is not None:
             counts[index] = share.count
-        mixed.append(_take(known(index).order, counts[index]) if index in counts else Mixed(1, 0))
+        taken = _take(known(index).order, counts[index], share.path) if index in counts else Mixed(1, 0)
+        mixed.append(taken)
     if held_out < 1:
         return mixed, int(held_out * 2**64)
     prompts = np.unique(np.concatenate([_taken(known(i), m) for i, m in enumerate(mixed)]))
@@ -97,10 +98,18 @@ def draw(
     return mixed, int(prompts[int(held_out)])
 
 
-def _take(order: NDArray[np.uint64], count: int) -> Mixed:
+def _take(order: NDArray[np.uint64], count: int, path: str) -> Mixed:
     """Exactly `count` rows: every row `copies` times, and those of the smallest hashes once more."""
     copies, extra = divmod(count, len(order))
-    return Mixed(copies, int(np.sort(order)[extra]) if extra else 0)
+    if not extra:
+        return Mixed(copies, 0)
+    ordered = np.sort(order)
+    if ordered[extra - 1] == ordered[extra]:
+        raise LoomError(
+            f"{path} has rows of one and the same id, so that no {count:,} of its {len(order):,} rows can be told "
+            f"apart by their ids: give each row an id of its own, or leave the ids out."
+        )
+    return Mixed(copies, int(ordered[extra]))
 
 
 def _taken(hashes: Hashes, mixed: Mixed) -> NDArray[np.uint64]:
