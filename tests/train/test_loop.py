@@ -11,10 +11,12 @@ import torch
 
 from loom.errors import LoomError
 from loom.model.presets import ModelRecipe
+from loom.road.training import run_training
 from loom.train.callbacks import Callback
 from loom.train.checkpoint import checkpoints, load_model, read_weights, step_folder
 from loom.train.config import DataConfig, DpoConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
 from loom.train.loop import train
+from loom.train.roll import Roll
 
 from .tokens import learnable, write_conversations, write_tokens
 
@@ -82,15 +84,10 @@ def test_resumed_run_is_bitwise_the_undisturbed_one(tmp_path: Path, tokens: Path
     for stop in (3, 8, 11):
         with pytest.raises(Stop):
             train(config, tmp_path / "cut", callbacks=[StopAt(stop)])
-    notes = []
-
-    class Notes(Callback):
-        def on_start(self, run) -> None:
-            notes.extend(run.notes)
-
-    cut_folder = train(config, tmp_path / "cut", callbacks=[Notes()])
+    notes = Notes()
+    cut_folder = train(config, tmp_path / "cut", callbacks=[notes])
     cut = read_weights(cut_folder)
-    assert notes == ["resumed from step 10"]
+    assert notes.said == ["resumed from step 10"]
     for file in sorted(whole_folder.iterdir()):
         assert (cut_folder / file.name).read_bytes() == file.read_bytes(), file.name
     assert all(torch.equal(cut[name], tensor) for name, tensor in whole.items())
@@ -106,21 +103,95 @@ def test_micro_batches_do_not_change_the_result(tmp_path: Path, tokens: Path) ->
     assert runs[1] == pytest.approx(runs[8], abs=1e-5)
 
 
+class Notes(Callback):
+    """What a run says when it starts."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on_start(self, run) -> None:
+        self.said += run.notes
+
+
+def damage(checkpoint: Path) -> None:
+    with open(next(checkpoint.glob("*.distcp")), "r+b") as stream:
+        stream.seek(100)
+        stream.write(b"xxxx")
+
+
+def test_a_damaged_last_checkpoint_of_a_finished_run_is_made_again(tmp_path: Path, tokens: Path) -> None:
+    config = recipe(tokens)
+    last = train(config, tmp_path / "run")
+    files = {file: file.read_bytes() for file in (*last.iterdir(), tmp_path / "run" / "manifest.json")}
+    damage(last)
+    notes = Notes()
+    assert train(config, tmp_path / "run", callbacks=[notes]) == last
+    assert "step-00000012" in notes.said[0] and "damaged" in notes.said[0]
+    assert notes.said[1] == "resumed from step 10"
+    assert {file: file.read_bytes() for file in files} == files
+    notes = Notes()
+    train(config, tmp_path / "run", callbacks=[notes])
+    assert notes.said == []  # it is finished, and nothing is trained
+    manifest = last / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"step": 12', '"step": 13'))
+    with pytest.raises(LoomError, match="is not the checkpoint that this run ended with"):
+        train(config, tmp_path / "run")
+
+
+def test_a_run_killed_before_its_manifest_gets_one(tmp_path: Path, tokens: Path) -> None:
+    train(recipe(tokens), tmp_path / "run")
+    manifest, metrics = tmp_path / "run" / "manifest.json", losses(tmp_path / "run")
+    expected = manifest.read_bytes()
+    manifest.unlink()
+    train(recipe(tokens), tmp_path / "run")
+    assert manifest.read_bytes() == expected and losses(tmp_path / "run") == metrics
+
+
+def test_a_half_written_checkpoint_is_named_and_the_one_before_used(tmp_path: Path, tokens: Path) -> None:
+    config = recipe(tokens)
+    whole = read_weights(train(config, tmp_path / "run"))
+    for name in ("run/manifest.json", "run/checkpoints/step-00000012/manifest.json"):
+        (tmp_path / name).unlink()
+    notes = Notes()
+    last = train(config, tmp_path / "run", callbacks=[notes])
+    assert "step-00000012 has no manifest.json: it was never finished" in notes.said[0]
+    assert notes.said[1] == "resumed from step 10"
+    assert all(torch.equal(read_weights(last)[name], tensor) for name, tensor in whole.items())
+    for folder in checkpoints(tmp_path / "run"):
+        (folder / "manifest.json").unlink()
+    (tmp_path / "run" / "manifest.json").unlink()
+    notes = Notes()
+    train(config, tmp_path / "run", callbacks=[notes])  # nothing whole is left, nor damaged: from the start
+    assert len(notes.said) == 3 and len(losses(tmp_path / "run")) == 12
+
+
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.train.roll.PATIENCE", 0.0)
+    out = tmp_path / "run"
+    with pytest.raises(Stop):
+        train(recipe(tokens), out, callbacks=[StopAt(7)])
+    (out / "recipe.yaml").write_text("the first run's")
+    other = Roll(out / ".ranks", 0, 1)  # as another process holds it
+    with pytest.raises(
+        LoomError, match=r"Another process trains into .*run: .*process \d+.*choose another --out"
+    ):
+        run_training(recipe(tokens, steps=13), out)
+    assert (out / "recipe.yaml").read_text() == "the first run's" and len(losses(out)) == 7
+    other.stream.close()  # as the end of its process does, killed or not; the file stays
+    assert (out / ".ranks" / "rank-0").exists()
+    run_training(recipe(tokens), out)
+    assert len(losses(out)) == 12 and not (out / ".ranks").exists()
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path: Path, tokens: Path) -> None:
     config = recipe(tokens)
     whole = read_weights(train(config, tmp_path / "run"))
-    newest = step_folder(tmp_path / "run", 12)
-    with open(next(newest.glob("*.distcp")), "r+b") as stream:
-        stream.seek(100)
-        stream.write(b"xxxx")
-    notes = []
-
-    class Notes(Callback):
-        def on_start(self, run) -> None:
-            notes.extend(run.notes)
-
-    train(replace(config, train=replace(config.train, steps=13)), tmp_path / "run", callbacks=[Notes()])
-    assert "step-00000012" in notes[0] and notes[1] == "resumed from step 10"
+    damage(step_folder(tmp_path / "run", 12))
+    notes = Notes()
+    train(replace(config, train=replace(config.train, steps=13)), tmp_path / "run", callbacks=[notes])
+    assert "step-00000012" in notes.said[0] and notes.said[1] == "resumed from step 10"
     assert whole.keys() == read_weights(step_folder(tmp_path / "run", 13)).keys()
 
 

@@ -135,6 +135,7 @@ def test_a_divergent_run_stops_and_keeps_its_last_checkpoint(
     config = recipe(tokens)
     with pytest.raises(LoomError, match=r"NaN or infinite at or before step 7"):
         train(config, tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 6  # also the last record before it
     monkeypatch.undo()
     plain = read_weights(train(config, tmp_path / "run"))
     whole_run = read_weights(train(replace(config), tmp_path / "whole"))

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from loom.errors import LoomError
-from loom.train.checkpoint import checkpoints, newest_good
+from loom.train.checkpoint import checkpoints, newest_good, step_of
 from loom.train.loop import train
 from loom.train.roll import MARK, Roll
 
 from .test_killed import ROOT
 from .test_loop import losses, recipe
 from .tokens import learnable, write_tokens
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def rank_of(number: int, port: int, config: Path, out: Path) -> subprocess.Popen[str]:
@@ -39,10 +48,7 @@ def test_the_dead_rank_is_named_and_its_run_goes_on(victim: int, tmp_path: Path)
     write_tokens(tmp_path / "tokens", [learnable(20_000, 64, 1)])
     endless = recipe(tmp_path / "tokens", steps=100_000, checkpoint_every=4)
     (tmp_path / "config").write_bytes(pickle.dumps(endless))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    out = tmp_path / "run"
+    port, out = free_port(), tmp_path / "run"
     ranks = [rank_of(number, port, tmp_path / "config", out) for number in (0, 1)]
     while not checkpoints(out):
         assert all(rank.poll() is None for rank in ranks)
@@ -55,10 +61,46 @@ def test_the_dead_rank_is_named_and_its_run_goes_on(victim: int, tmp_path: Path)
     assert f"process {ranks[victim].pid}; killed, without a word" in error
     assert "is whole" in error and "run the same command again" in error
     found, damaged = newest_good(out)
-    assert found is not None and not damaged
+    # What was being written when the rank died is named, and passed over.
+    assert found is not None and all("it was never finished" in folder for folder in damaged)
     done = int(found.name[5:])
     train(recipe(tmp_path / "tokens", steps=done + 2), out)  # alone
     assert len(losses(out)) == done + 2
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_rank_stops_all_of_them_at_one_step(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "tokens", [learnable(20_000, 64, 1)])
+    endless = recipe(tmp_path / "tokens", steps=100_000, checkpoint_every=100_000, rehearse=False)
+    (tmp_path / "config").write_bytes(pickle.dumps(endless))
+    port, out = free_port(), tmp_path / "run"
+    ranks = [rank_of(number, port, tmp_path / "config", out) for number in (0, 1)]
+    while not (out / "metrics.jsonl").exists() or len(losses(out)) < 3:
+        assert all(rank.poll() is None for rank in ranks)
+        time.sleep(0.01)
+    ranks[1].send_signal(signal.SIGTERM)
+    said = [rank.communicate(timeout=300)[1].strip().splitlines()[-1] for rank in ranks]
+    assert all(rank.returncode not in (0, None) for rank in ranks)
+    found, damaged = newest_good(out)
+    assert found is not None and not damaged
+    done = step_of(found)
+    assert all(f"Stopped by a signal after step {done}, saved" in line for line in said)
+    assert len(losses(out)) == done
+    train(recipe(tmp_path / "tokens", steps=done + 2), out)  # alone
+    assert len(losses(out)) == done + 2
+
+
+def test_a_lock_that_was_let_go_while_another_waited_is_taken_once(tmp_path: Path) -> None:
+    holder = Roll(tmp_path / "ranks", 0, 1)
+    late = open(tmp_path / "ranks" / "rank-0", "a+", encoding="utf-8")  # noqa: SIM115
+    holder.close()  # and the file is gone
+    assert not (tmp_path / "ranks").exists()
+    fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of a file without a name: it keeps nobody out
+    taken = Roll(tmp_path / "ranks", 0, 1)
+    with open(tmp_path / "ranks" / "rank-0", encoding="utf-8") as stream, pytest.raises(BlockingIOError):
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    taken.close()
+    late.close()
 
 
 def test_a_rank_that_stopped_by_itself_is_quoted(tmp_path: Path) -> None:

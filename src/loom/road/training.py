@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from loom.artifact import MANIFEST, atomic_write, load
+from loom.artifact import MANIFEST, atomic_write
 from loom.console import Progress, console
 from loom.errors import LoomError
 from loom.recipe import dump_yaml
@@ -35,18 +35,11 @@ def run_training(
 
     Raises `LoomError` where `out` holds a finished run of another recipe.
     """
-    resolved = dump_yaml(config)
     written = out / "recipe.yaml"
-    if (out / MANIFEST).exists():
-        load(out, "run").verify()
-        if written.is_file() and not _same(written, config):
-            raise LoomError(
-                f"{out} holds a finished run of another recipe ({written}). Choose another --out, or remove "
-                f"it."
-            )
-    else:
-        with atomic_write(written) as stream:
-            stream.write(resolved.encode())
+    if (out / MANIFEST).exists() and written.is_file() and not _same(written, config):
+        raise LoomError(
+            f"{out} holds a finished run of another recipe ({written}). Choose another --out, or remove it."
+        )
     documents = None
     if config.train.objective != "lm":
         folder = config.data.sft if config.train.objective == "sft" else config.data.pairs
@@ -66,7 +59,13 @@ def run_training(
             config,
             out,
             documents=documents,
-            callbacks=(_Line(progress), *trackers(config.train.track), *mirrors, *callbacks),
+            callbacks=(
+                _Recipe(written, config),
+                _Line(progress),
+                *trackers(config.train.track),
+                *mirrors,
+                *callbacks,
+            ),
             evaluate=evaluate,
         )
 
@@ -77,6 +76,17 @@ def _same(written: Path, config: RunConfig) -> bool:
         return load_recipe(written, RunConfig) == config
     except LoomError:
         return False
+
+
+class _Recipe(Callback):
+    """The resolved recipe, written once the folder is this run's: one that is refused changes nothing."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.text = path, dump_yaml(config)
+
+    def on_start(self, run: RunInfo) -> None:
+        with atomic_write(self.path) as stream:
+            stream.write(self.text.encode())
 
 
 class _Line(Callback):

@@ -49,6 +49,9 @@ class Callback:
 
     def on_eval(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
+    def on_pause(self) -> None:
+        """Before a checkpoint is taken, and when the loop ends, however it ends: nothing may be held back."""
+
     def on_checkpoint(self, step: int, folder: Path) -> None: ...
 
     def on_finish(self, last_checkpoint: Path) -> None: ...
@@ -89,10 +92,7 @@ class MetricsFile(Callback):
         self.pending |= {f"eval/{name}": value for name, value in metrics.items()}
         self._flush()
 
-    def on_checkpoint(self, step: int, folder: Path) -> None:
-        self._flush()
-
-    def on_finish(self, last_checkpoint: Path) -> None:
+    def on_pause(self) -> None:
         self._flush()
 
     def _flush(self) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,8 +21,10 @@ from loom.errors import LoomError
 from loom.tokens.digest import digest_file
 from loom.train.callbacks import Callback, Evaluate, MetricsFile, Record, RunInfo
 from loom.train.checkpoint import (
+    MANIFEST,
     Saver,
     TrainState,
+    check,
     checkpoints,
     step_folder,
     step_of,
@@ -41,6 +41,7 @@ from loom.train.rehearsal import rehearse
 from loom.train.roll import Roll
 from loom.train.schedule import clip_limit, learning_rate
 from loom.train.start import Run, recipe_of, start
+from loom.train.termination import Agreement, termination
 from loom.train.watch import Profile, SpikeScore, gradient_norms, output_norms, state_norms
 
 
@@ -58,28 +59,58 @@ def train(
     for what a user can mend; the last good checkpoint is never touched by a failure.
     """
     out = Path(out)
-    last = step_folder(out, config.train.steps)
-    if last in checkpoints(out):
-        return last
     world = start_world()
     try:
+        # One rank reads and digests the checkpoint; the others take its word.
+        finished = world.gather(_finished(out, config.train.steps) if world.first else None)[0]
+        if isinstance(finished, str):
+            raise LoomError(finished)
+        if finished:
+            return step_folder(out, config.train.steps)
         out.mkdir(parents=True, exist_ok=True)
-        if world.size == 1:
-            with _termination() as terminated:
-                return _train(start(config, out, world, documents), out, callbacks, evaluate, terminated)
         roll = Roll(out / ".ranks", world.rank, world.size)
         world.barrier()
         try:
-            with _termination() as terminated:
-                last = _train(start(config, out, world, documents), out, callbacks, evaluate, terminated)
+            with termination() as told:
+                last = _train(start(config, out, world, documents), out, callbacks, evaluate, told)
         except Exception as error:
+            if world.size == 1:
+                raise
             whole = checkpoints(out)
             newest = f"{whole[-1]} is whole." if whole else "There is no checkpoint yet."
             raise roll.blame(error, newest) from error
+        finally:
+            if world.size == 1:
+                roll.close()
         roll.close()
         return last
     finally:
         world.close()
+
+
+def _finished(out: Path, steps: int) -> bool | str:
+    """Whether the run has ended and its last checkpoint is whole, or what is wrong with it.
+
+    Where that checkpoint is damaged the run goes on from the newest that is not, which names it.
+    """
+    last = step_folder(out, steps)
+    if last not in checkpoints(out) or not (out / MANIFEST).is_file():
+        return False
+    try:
+        check(last)
+        outputs = json.loads((out / MANIFEST).read_bytes())["outputs"]
+        listed = {item["path"]: item["digest"] for item in outputs}
+    except LoomError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{out / MANIFEST} cannot be read ({error}): remove it, and the run writes it anew."
+    expected = listed.get((last / MANIFEST).relative_to(out).as_posix(), "")
+    if digest_file(last / MANIFEST, expected) not in (None, expected):
+        return (
+            f"{last} is not the checkpoint that this run ended with ({out / MANIFEST} lists another): restore it, "
+            f"or remove it and the run goes on from the one before."
+        )
+    return True
 
 
 def _train(
@@ -87,7 +118,7 @@ def _train(
     out: Path,
     callbacks: Sequence[Callback],
     evaluate: Evaluate | None,
-    terminated: threading.Event,
+    told: threading.Event,
 ) -> Path:
     config, world = run.config, run.world
     callbacks = [MetricsFile(out / "metrics.jsonl"), *callbacks] if world.first else []
@@ -114,6 +145,8 @@ def _train(
         raise LoomError(
             f"{out} is at step {run.step}, past train.steps {config.train.steps}: raise train.steps."
         )
+    if world.first:
+        (out / MANIFEST).unlink(missing_ok=True)  # of a run that has not ended yet, or no longer
     micro = config.train.micro_batch_pairs if config.train.objective == "dpo" else config.train.micro_batch
     if run.step == 0 and config.train.rehearse:
         rehearse(run, out, micro)
@@ -121,7 +154,7 @@ def _train(
         run.data, run.stages, run.step + 1, config.train.steps,
         rank=run.context.reader, ranks=run.context.readers, micro_batch=micro,
     )  # fmt: skip
-    log = _Log(run)
+    log, agreement = _Log(run), Agreement(told, world)
     profiler = Profile(config.train.profile, out, world)
     every = config.train.norms_every
     if run.step == 0 and evaluate is not None and config.eval.on_start:
@@ -149,13 +182,11 @@ def _train(
             if evaluate is not None and (step % config.train.eval_every == 0 or last_too):
                 _evaluate(run, step, evaluate, callbacks)
                 log.restart()
-            stop = terminated.is_set() and step < config.train.steps
-            if world.size > 1 and step % 10 == 0:
-                stop = bool(world.sum(torch.tensor(float(stop), device=world.device)))
-            elif world.size > 1:
-                stop = False
+            stop = agreement.stop() and step < config.train.steps
             if stop or _saves_at(config, step):
                 log.check_finite(step)
+                for callback in callbacks:
+                    callback.on_pause()
                 saver.save(_state(run, step), training_state(run.model, run.optimizer, run.guard))
             if stop:
                 saver.wait()
@@ -169,6 +200,8 @@ def _train(
     finally:
         # Also when something fails: what is being written becomes whole.
         saver.join()
+        for callback in callbacks:
+            callback.on_pause()
     saver.wait()
     last = step_folder(out, config.train.steps)
     for folder in saver.collect():
@@ -320,20 +353,6 @@ def _evaluate(run: Run, step: int, evaluate: Evaluate, callbacks: Sequence[Callb
             raise LoomError(f"The evaluation metric {name!r} is NaN at step {step}.")
     for callback in callbacks:
         callback.on_eval(step, metrics)
-
-
-@contextmanager
-def _termination() -> Iterator[threading.Event]:
-    """SIGTERM sets the event, for as long as training goes on: the step in work is finished and saved."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _finish_run(run: Run, out: Path, last: Path) -> None:

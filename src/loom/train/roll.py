@@ -1,4 +1,4 @@
-"""Who is still there when a collective breaks: a rank that died is named, not a socket.
+"""Who trains into a folder: one run at a time, and a rank that died is named, not a socket.
 
 Every rank holds a lock on a file of its own in the run's folder. The kernel lets go of it when the process
 ends, however it ends, so the others can tell who is gone; a rank that stops with an error writes it there.
@@ -29,28 +29,39 @@ class Roll:
 
     def __init__(self, folder: Path, rank: int, size: int) -> None:
         self.folder, self.rank, self.size = folder, rank, size
-        folder.mkdir(parents=True, exist_ok=True)
-        self.stream = open(self._file(rank), "a+", encoding="utf-8")  # noqa: SIM115
         until = time.monotonic() + PATIENCE
-        while not self._locked():
+        while not self._taken():
             if time.monotonic() > until:
                 raise LoomError(
-                    f"Another process trains into {folder.parent}: {self._file(rank).read_text().strip()}. Let it end, "
-                    f"end it, or choose another --out."
+                    f"Another process trains into {folder.parent}: {self._held()}. Let it end, end it, or choose "
+                    f"another --out."
                 )
             time.sleep(0.1)
         self.stream.truncate(0)
         self.stream.write(f"{os.uname().nodename}, process {os.getpid()}\n")
         self.stream.flush()
 
-    def _locked(self) -> bool:
+    def _taken(self) -> bool:
+        """Whether the lock is this process's now."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stream = open(self._file(self.rank), "a+", encoding="utf-8")  # noqa: SIM115
         try:
             fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            # Who held it before may have removed the file meanwhile: then another process can lock a new one.
+            if os.path.samestat(os.fstat(self.stream.fileno()), os.stat(self._file(self.rank))):
+                return True
+        except (BlockingIOError, FileNotFoundError):
+            pass
         except OSError:  # a file system without locks
             return True
-        return True
+        self.stream.close()
+        return False
+
+    def _held(self) -> str:
+        try:
+            return self._file(self.rank).read_text(encoding="utf-8").strip() or "it has just begun"
+        except OSError:
+            return "it has just ended"
 
     def _file(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}"
