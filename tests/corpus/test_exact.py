@@ -69,3 +69,28 @@ def test_duplicates_are_all_but_the_first_in_input_order(files: list[list[int]],
             for row, other, place in table.tolist():
                 found.add((number, int(parts[number][1][row]), other, int(parts[other][1][place])))
     assert found == expected
+
+
+def test_what_grows_its_answer_is_kept_as_machine_code() -> None:
+    """More paragraphs and more hits than room was made for; a kernel that needs Numba starts anew in every run."""
+    from loom import native
+    from loom.corpus.kernels import fingerprints, ngrams
+
+    def column(texts: list[str]) -> tuple[Any, Any]:
+        offsets = np.cumsum([0, *(len(text.encode()) for text in texts)]).astype(np.int64)
+        return np.frombuffer("".join(texts).encode(), np.uint8), offsets
+
+    blocks = "\n\n".join(f"paragraph number {i}" for i in range(9000))
+    spans, prints = fingerprints.paragraphs(*column([blocks]), fingerprints.BLOCK, 1)
+    assert [blocks[a:b].strip() for _, a, b in spans.tolist()] == blocks.split("\n\n")
+    assert len(np.unique(prints, axis=0)) == 9000
+
+    held = ngrams.collect(*column(["one two three"]), 3, 3)
+    table = ngrams.make_table(held[:, 1].copy())
+    starts = np.array([0, table.size], np.int64)
+    hits = ngrams.find(*column(["one two three\nfour\n"] * 700), np.array([3], np.int64), starts, table)
+    assert hits.tolist() == [[row, 0, 14, 1] for row in range(700)]
+    if native.keeping():
+        for kernel in (fingerprints.paragraphs, ngrams.find):
+            assert kernel._ready
+            assert kernel._dispatcher not in kernel._ready.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loom.corpus.kernels.characters import ascii_space
-from loom.corpus.kernels.interning import MIX, SEED, slot_of, table_bits
+from loom.corpus.kernels.interning import MIX, SEED, doubled, slot_of, table_bits
 from loom.corpus.kernels.vectors import WORD, product, word
 from loom.native import kernel
 
@@ -65,16 +65,6 @@ def ranges(data, where):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _doubled(rows):  # type: ignore[no-untyped-def]
-    """`rows` with as much room again (not by a slice: Numba's check of its size needs Python at run time)."""
-    out = np.empty((2 * rows.shape[0], rows.shape[1]), rows.dtype)
-    for row in range(rows.shape[0]):
-        for column in range(rows.shape[1]):
-            out[row, column] = rows[row, column]
-    return out
-
-
-@kernel
 def paragraphs(data, offsets, unit, fewest_words):  # type: ignore[no-untyped-def]
     """Lines (unit LINE) or blocks between empty lines (unit BLOCK) of at least `fewest_words` words.
 
@@ -122,8 +112,8 @@ def paragraphs(data, offsets, unit, fewest_words):  # type: ignore[no-untyped-de
                 last = at
             if words >= fewest_words and words > 0:
                 if count == spans.shape[0]:
-                    spans = _doubled(spans)
-                    prints = _doubled(prints)
+                    spans = doubled(spans)
+                    prints = doubled(prints)
                 spans[count, 0], spans[count, 1], spans[count, 2] = row, first, position
                 prints[count, 0], prints[count, 1] = fingerprint(data, start, last)
                 count += 1

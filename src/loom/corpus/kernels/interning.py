@@ -73,3 +73,13 @@ def number_of(data, low, start, end, table, bits, stamp, firsts, sizes, known): 
             if sizes[number] == size and (size <= 8 or _same(data, low + firsts[number], low + start, size)):
                 return number
         slot = (slot + 1) & mask
+
+
+@kernel
+def doubled(rows):  # type: ignore[no-untyped-def]
+    """`rows` with as much room again (not by a slice: Numba's check of its size needs Python at run time)."""
+    out = np.empty((2 * rows.shape[0], rows.shape[1]), rows.dtype)
+    for row in range(rows.shape[0]):
+        for column in range(rows.shape[1]):
+            out[row, column] = rows[row, column]
+    return out

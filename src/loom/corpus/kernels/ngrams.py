@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loom.corpus.kernels.interning import PRIME, SEED, slot_of, table_bits
+from loom.corpus.kernels.interning import PRIME, SEED, doubled, slot_of, table_bits
 from loom.native import kernel
 
 BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
@@ -174,9 +174,7 @@ def find(data, offsets, sizes, starts_of, tables):  # type: ignore[no-untyped-de
                 matches += found
             if open_start >= 0 and (not touched or at >= high):
                 if count == out.shape[0]:
-                    grown = np.empty((2 * count, 4), np.int64)
-                    grown[:count] = out
-                    out = grown
+                    out = doubled(out)
                 out[count, 0], out[count, 1], out[count, 2] = row, open_start, open_end
                 out[count, 3] = matches
                 count += 1
