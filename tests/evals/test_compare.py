@@ -73,3 +73,32 @@ def test_other_rows_or_no_evaluation_are_refused(tmp_path: Path) -> None:
         compare(a, tmp_path)
     with pytest.raises(LoomError, match="no metric 'bpb'"):
         compare(a, write(tmp_path / "c", [1, 0]), ["bpb"])
+
+
+def test_what_has_no_rows_is_named_and_the_rest_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refused task, written answers, and the better of two forms have no rows to pair."""
+    folders = [write(tmp_path / name, [1, 0, 1]) for name in "ab"]
+    for folder in folders:
+        body = json.loads((folder / "results.json").read_text())
+        body["tasks"] |= {
+            "seen": {"headline": "acc", "seen": {}},
+            "alpaca_eval": {"headline": "n"},
+            "quiz:olmes-max": {"headline": "acc", "files": [{"digest": "d"}]},
+        }
+        (folder / "results.json").write_text(json.dumps(body))
+        (folder / "alpaca_eval.jsonl").write_text('{"instruction": "x", "output": "y"}\n')
+    (found,) = compare(*folders)
+    assert found.task == "quiz"
+    assert "not compared row by row: seen, alpaca_eval, quiz:olmes-max" in capsys.readouterr().out
+
+
+def test_other_texts_under_one_name_are_refused(tmp_path: Path) -> None:
+    folders = [write(tmp_path / name, [1, 0]) for name in "abc"]
+    for folder, size in zip(folders, (10, 10, 11), strict=True):
+        line = {"id": "x:1", "source": "web", "domain": "web", "nll": 7.0, "end": 1.0, "tokens": 4}
+        (folder / "text.jsonl").write_text(json.dumps({**line, "bytes": size}) + "\n")
+    assert [item.task for item in compare(folders[0], folders[1])] == ["quiz", "web"]
+    with pytest.raises(LoomError, match="different texts under the name 'x:1' of 'web'"):
+        compare(folders[0], folders[2])

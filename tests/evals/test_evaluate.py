@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from loom.evals.plan import plan
 from loom.evals.published import TABLE_3, table
 from loom.evals.subject import load_subject
 from loom.model.huggingface import config_to_huggingface, to_huggingface
+from loom.tasks import data, registry
 from tests.evals.conftest import byte_tokenizer, random_model
 from tests.tasks import rows
 
@@ -95,12 +97,19 @@ def test_the_same_evaluation_twice_is_equal_and_needs_no_model(
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_other_weights_or_rows_are_another_key(folder: Path, questions: Path) -> None:
-    from loom.tasks import data, registry
-
+def test_other_weights_rows_or_settings_are_scored_anew(folder: Path, questions: Path) -> None:
     items = data.load(registry.task("piqa"), questions).items
-    keys = {cache.key(items, ["a"]), cache.key(items, ["b"]), cache.key(items[:1], ["a"])}
-    assert len(keys) == 3
+    subject = replace(load_subject(folder), cached=True)
+    for of, asked, length in (
+        (subject, items, 512),
+        (replace(subject, digest="other"), items, 512),
+        (replace(subject, dtype="bf16"), items, 512),
+        (subject, items[:1], 512),
+        (subject, items, 20),
+        (replace(subject, cached=False), items, 512),
+    ):
+        assert not cache.items(of, asked, length)[1]
+    assert cache.items(subject, items, 512)[1]
 
 
 def test_text_by_domain(folder: Path, tmp_path: Path) -> None:
@@ -217,7 +226,7 @@ def test_written_answers_keep_the_upstream_schema_and_no_judge_means_no_number(
     answers = read(tmp_path / "out" / "alpaca_eval.jsonl")
     assert [set(answer) for answer in answers] == [{"dataset", "instruction", "output", "generator"}] * 2
     result = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["alpaca_eval"]
-    assert set(result) == {"n", "empty_answers"}
+    assert set(result) == {"n", "empty_answers", "prompts_cut"}
 
 
 def test_answers_in_a_file_are_judged_under_the_judges_name(shared_data: Path, tmp_path: Path) -> None:

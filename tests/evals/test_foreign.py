@@ -3,56 +3,143 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from loom.errors import LoomError
 from loom.evals.encode import encode_items
+from loom.evals.evaluate import EvalRecipe, evaluate
 from loom.evals.items import score_items
-from loom.evals.subject import load_subject
+from loom.evals.subject import digest, load_subject
 from loom.tasks.item import choose
+from tests.conftest import skip_by_name
 from tests.evals.conftest import byte_tokenizer
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 384,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "eos_token_id": 260,
+    "bos_token_id": 260,
+    "pad_token_id": 261,
+}
+
+
+def write(folder: Path, family: str, more: dict[str, Any]) -> Path:
+    """A small random model of a family of transformers'."""
+    try:
+        import transformers as library
+    except ImportError:
+        skip_by_name("transformers")
+    transformers: Any = library
+    config = getattr(transformers, f"{family}Config")(**(SMALL | more))
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name.lower() and parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPTNeoXConfig(
-        vocab_size=384,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    model = transformers.GPTNeoXForCausalLM(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
-    return tmp_path
+    return write(tmp_path, "GPTNeoX", {})
 
 
-def test_equal_to_its_own_forward(folder: Path) -> None:
-    import transformers
+GQA = {"num_key_value_heads": 2, "head_dim": 16}
+FAMILIES: list[tuple[str, dict[str, Any], bool]] = [
+    # family, settings, whether two continuations can share a row
+    ("GPTNeoX", {}, True),
+    ("Llama", {}, True),
+    ("Gemma2", {**GQA, "final_logit_softcapping": 5.0, "sliding_window": 4096}, True),
+    ("Gemma2", {**GQA, "final_logit_softcapping": 5.0, "sliding_window": 16}, False),
+    ("Cohere", {**GQA, "logit_scale": 0.25}, True),
+    ("Granite", {**GQA, "logits_scaling": 8.0}, True),
+    ("Mamba", {"state_size": 8}, False),
+    ("Bloom", {"n_layer": 2, "n_head": 2}, False),
+]
 
-    subject = load_subject(folder)
-    items = [choose(i, f"Question {i}: in the\nAnswer:", ("the one", "the other", "x"), 0) for i in range(4)]
+
+@pytest.mark.parametrize(("family", "more", "shares"), FAMILIES)
+def test_equal_to_its_own_forward(tmp_path: Path, family: str, more: dict[str, Any], shares: bool) -> None:
+    """Logits that are capped or scaled, windows, states and biases in place of positions: figures are those of
+    the model run plainly, one choice at a time."""
+    subject = load_subject(write(tmp_path, family, more))
+    assert subject.model.plain == (not shares)
+    items = [
+        choose(i, f"Question {i}: in the\nAnswer:", ("the one", "the other thing", "x"), 0) for i in range(3)
+    ]
     scores = score_items(subject.model, items, subject.tokenizer, subject.max_length)
-    theirs = transformers.GPTNeoXForCausalLM.from_pretrained(folder).eval()
     pairs, _ = encode_items(items, subject.tokenizer)
     for group, logp in zip(pairs, scores.logp, strict=True):
         for pair, value in zip(group, logp, strict=True):
             ids = torch.tensor([[*pair.context, *pair.continuation]])
             with torch.no_grad():
-                table = theirs(ids[:, :-1]).logits.double().log_softmax(-1)[0]
+                table = subject.model.inner(ids[:, :-1]).logits.double().log_softmax(-1)[0]
             first = len(pair.context) - 1
             expected = sum(table[first + i, token] for i, token in enumerate(pair.continuation))
             assert value == pytest.approx(float(expected), abs=1e-3)
+
+
+UNKNOWN: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = [
+    ("makes its logits .* in a way that is not known", lambda logits: logits * 0.5),
+    ("no causal language model", lambda logits: logits + logits.mean(1, keepdim=True)),
+]
+
+
+@pytest.mark.parametrize(("why", "change"), UNKNOWN)
+def test_what_is_not_known_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """A family that does more behind the output matrix; one whose tokens depend on those after them."""
+    folder = write(tmp_path, "Llama", {})
+    import transformers
+
+    model: Any = transformers.LlamaForCausalLM
+    forward = model.forward
+
+    def changed(self: Any, *given: Any, **named: Any) -> Any:
+        found = forward(self, *given, **named)
+        found.logits = change(found.logits)
+        return found
+
+    monkeypatch.setattr(model, "forward", changed)
+    with pytest.raises(LoomError, match=why):
+        load_subject(folder)
+
+
+def test_such_a_model_writes_no_answers(folder: Path, tmp_path: Path) -> None:
+    """That is said before anything is scored or lost."""
+    (tmp_path / "alpaca_eval.jsonl").write_text('{"instruction": "Say yes.", "output": "Yes."}\n')
+    out = tmp_path / "out"
+    with pytest.raises(LoomError, match="answers can only be written by models of Loom's own"):
+        evaluate(load_subject(folder), EvalRecipe(tasks=("alpaca_eval",), data=tmp_path), out)
+    assert not out.exists()
+
+
+def test_a_bin_of_other_weights_is_another_model(folder: Path) -> None:
+    """`pytorch_model.bin` is read where there are no safetensors, so it is part of what identifies a model."""
+    before = digest(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    assert digest(folder) != before
+
+
+def test_another_models_tokenizer_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 7}))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    with pytest.raises(LoomError, match="ends text with id 7"):
+        load_subject(folder)
 
 
 def test_weights_that_were_not_loaded_are_refused(folder: Path) -> None:

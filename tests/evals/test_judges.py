@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import math
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -39,6 +40,15 @@ def test_an_answer_that_was_not_annotated_is_not_judged(tmp_path: Path) -> None:
     assert Replay(path).prefer([PAIR]) == [None]
 
 
+@pytest.mark.parametrize("preference", [3, -1, 0.5, "x", [2]])
+def test_a_preference_that_is_none_is_named_with_its_line(tmp_path: Path, preference: object) -> None:
+    row = {"instruction": "Say hello.", "output_1": "x", "output_2": "Hi", "preference": 2}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "preference": preference}))
+    with pytest.raises(LoomError, match=r"a\.jsonl:2: the preference is"):
+        Replay(path)
+
+
 def test_win_rate_by_hand() -> None:
     found = win_rate([2, 1, 1.5, 0, None, 2])
     assert found.win_rate == found.discrete == pytest.approx(100 * 3 / 5)
@@ -60,6 +70,16 @@ def test_a_local_judge_does_not_care_for_the_order(model: Transformer, tokenizer
     assert 1 < one < 2
 
 
+def test_what_a_local_judge_cannot_read_whole_it_does_not_judge(
+    model: Transformer, tokenizer: Tokenizer
+) -> None:
+    judge = LocalModel(Subject(model, tokenizer, 300, Path("."), "d", "float32", "cpu"))
+    long = Comparison("Tell a story.", "Once upon a time. " * 40, "No.")
+    first, second = judge.prefer([long, PAIR])
+    assert first is None and second is not None
+    assert judge.describe()["failures"] == {"longer than the judge's context": 1}
+
+
 class _Server(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -72,6 +92,22 @@ class _Server(http.server.BaseHTTPRequestHandler):
                 reply = "A"
             case "short":
                 self.send_error(400, "longer than the context")
+                return
+            case "silent":
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b'{"choices": [{"message": {"content": null}}]}')
+                return
+            case "gone":  # the connection ends before an answer
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            case "cut":  # and in the middle of one
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b'{"choices"')
+                self.close_connection = True
                 return
             case "broken":
                 self.send_response(200)
@@ -105,7 +141,15 @@ def test_an_endpoint_is_asked_in_both_orders(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("model", "why"),
-    [("vague", "nonsense"), ("slow", "timeout"), ("broken", "not a chat completion"), ("short", "HTTP 400")],
+    [
+        ("vague", "nonsense"),
+        ("slow", "timeout"),
+        ("broken", "not a chat completion"),
+        ("silent", "not a chat completion"),
+        ("gone", "unreachable"),
+        ("cut", "unreachable"),
+        ("short", "HTTP 400"),
+    ],
 )
 def test_a_judge_that_fails_is_counted(url: str, model: str, why: str) -> None:
     judge = Endpoint(url, model, timeout=0.5, tries=1)

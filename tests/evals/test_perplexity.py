@@ -79,6 +79,22 @@ def test_figures_are_ratios_of_sums() -> None:
     assert list(figures) == ["books", "web-a", "web-b", "web", "all"]
 
 
+def test_domains_of_one_name_in_two_sources_stay_apart() -> None:
+    """RedPajama's `c4` is not Dolma's `c4`."""
+    scores = [
+        DocumentScore("1", "redpajama", "c4", 10.0, 1.0, 9, 20),
+        DocumentScore("2", "redpajama", "arxiv", 10.0, 1.0, 9, 10),
+        DocumentScore("3", "dolma", "c4", 30.0, 1.0, 19, 40),
+    ]
+    figures = table(scores)
+    assert set(figures) == {"redpajama/c4", "dolma/c4", "arxiv", "redpajama", "dolma", "all"}
+    assert figures["redpajama/c4"]["bits_per_byte"] == pytest.approx(10 / (20 * math.log(2)))
+    assert figures["all"]["domains"] == 3
+    assert figures["all"]["macro_bits_per_byte"] == pytest.approx(
+        (10 / 20 + 10 / 10 + 30 / 40) / 3 / math.log(2)
+    )
+
+
 def test_another_mix_of_domains() -> None:
     bits = {
         name: float(summary([s for s in SCORES if s.domain == name])["bits_per_byte"])

@@ -47,11 +47,14 @@ def write_classifier(folder: Path, sign: float) -> Path:
 def test_toxicity_is_the_share_of_class_one(tmp_path: Path) -> None:
     one, other = write_classifier(tmp_path / "one", 1.0), write_classifier(tmp_path / "other", -1.0)
     texts = [f"text {i} in the thing" * (1 + i % 3) for i in range(6)]
-    verdicts = classify(texts, one)
-    assert classify(texts, other) == [not verdict for verdict in verdicts]
-    assert verdicts == [classify([text], one)[0] for text in texts]
+    verdicts, cut = classify(texts, one)
+    assert cut == 0
+    assert classify(texts, other)[0] == [not verdict for verdict in verdicts]
+    assert verdicts == [classify([text], one)[0][0] for text in texts]
+    assert classify(["long " * 60, "short"], one)[1] == 1
     rows = [{"output": text, "group": "ab"[i % 2]} for i, text in enumerate(texts)]
-    figures = toxicity(rows, one)
+    figures, said = toxicity(rows, one)
+    assert said["digest"] != toxicity(rows, other)[1]["digest"]
     assert figures["toxic[classifier]"] == pytest.approx(100 * sum(verdicts) / 6)
     assert figures["toxic[classifier]:a"] == pytest.approx(100 * sum(verdicts[::2]) / 3)
 
@@ -61,7 +64,10 @@ def test_truth_and_information_are_joined_answer_by_answer(tmp_path: Path) -> No
     save_file(to_huggingface(model.state_dict(), model.config), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config_to_huggingface(model.config, 260, 261)))
     (tmp_path / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
-    figures = truthfulness(["Is it?", "Was it?"], ["Yes.", "No."], tmp_path, tmp_path)
-    names = {name for name in figures if not name.endswith("_stderr")}
+    figures, _ = truthfulness(["Is it?", "Was it?"], ["Yes.", "No."], tmp_path, tmp_path)
+    names = {name for name in figures if name.endswith("[local-model]")}
     assert names == {"true[local-model]", "informative[local-model]", "info+true[local-model]"}
+    assert (figures["judged"], figures["not_judged"]) == (2, 0)
     assert figures["info+true[local-model]"] <= figures["true[local-model]"]
+    figures, _ = truthfulness(["Is it?", "Was it?"], ["Yes. " * 200, "No."], tmp_path)
+    assert (figures["judged"], figures["not_judged"]) == (1, 1)  # one is over the judge's 512 tokens

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from loom.errors import LoomError
 from loom.tasks import data, mmlu, registry
@@ -30,6 +31,15 @@ def test_the_protocols_split_comes_first_then_validation(tmp_path: Path) -> None
     write(tmp_path, "arc_easy.test.jsonl", rows.ARC[:1])
     assert data.load(task, tmp_path).found[0].split == "test"
     assert data.load(task, tmp_path, split="validation").rows == len(rows.ARC)
+
+
+def test_a_split_that_was_named_must_be_there(tmp_path: Path) -> None:
+    write(tmp_path, "piqa.validation.jsonl", rows.PIQA)
+    write(tmp_path, "mmlu/world_religions.dev.jsonl", rows.MMLU)
+    for name in ("piqa", "mmlu"):
+        with pytest.raises(LoomError, match=r"There is no .*\.test\.jsonl"):
+            data.load(registry.task(name), tmp_path, split="test")
+    assert data.load(registry.task("mmlu"), tmp_path).found[0].split == "dev"
 
 
 def test_the_hubs_own_files_are_read(tmp_path: Path) -> None:
@@ -78,6 +88,29 @@ def test_a_bad_row_is_named_and_never_scored(
     loaded = data.load(registry.task(name), tmp_path, skip_bad=True)
     assert len(loaded.items) == len(good)
     assert list(loaded.bad) == [f"{name}.validation.jsonl:{len(good) + 1}"]
+
+
+@pytest.mark.parametrize("name", ["parquet", "arrow", "jsonl.gz", "jsonl.zst"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"piqa.validation.{name}"
+    table = pa.Table.from_pylist(rows.PIQA * 50)
+    text = "".join(json.dumps(row) + "\n" for row in rows.PIQA * 50).encode()
+    match name:
+        case "parquet":
+            pq.write_table(table, path)
+        case "arrow":
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+                out.write_table(table)
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress(text))
+        case "jsonl.zst":
+            path.write_bytes(zstandard.compress(text))
+    assert data.load(registry.task("piqa"), tmp_path).rows == 150
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    path.write_bytes(whole[:half] + (bytes(8) + whole[half + 8 :] if name.startswith("jsonl") else b""))
+    with pytest.raises(LoomError, match=r"piqa\.validation\..*Fetch or make the file again"):
+        data.load(registry.task("piqa"), tmp_path)
 
 
 def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ class Questions:
                 for text in _strings(row.value):
                     found = words(text)
                     if len(found) >= n:
-                        grams.update(_grams(found, n))
+                        grams.update(word_grams(found, n))
                     elif len(found) >= FEWEST:
-                        whole.add(_hash(found))
+                        whole.add(hash_words(found))
         if not grams and not whole:
             raise LoomError(
                 f"{', '.join(str(file.path) for file in files)}: no text of {FEWEST} words or more to "
@@ -62,16 +62,21 @@ class Questions:
         for message in messages:
             if message.role == "user":
                 found = words(message.content)
-                if any(gram in self.grams for gram in _grams(found, self.n)) or _hash(found) in self.whole:
+                if (
+                    any(gram in self.grams for gram in word_grams(found, self.n))
+                    or hash_words(found) in self.whole
+                ):
                     return True
         return False
 
 
-def _grams(found: Sequence[str], n: int) -> Iterator[int]:
-    return (_hash(found[at : at + n]) for at in range(len(found) - n + 1))
+def word_grams(found: Sequence[str], n: int) -> Iterator[int]:
+    """64-bit hashes of every run of `n` words."""
+    return (hash_words(found[at : at + n]) for at in range(len(found) - n + 1))
 
 
-def _hash(found: Sequence[str]) -> int:
+def hash_words(found: Sequence[str]) -> int:
+    """A 64-bit hash of a run of words."""
     return int(xxhash.xxh3_64_intdigest("\0".join(found).encode()))
 
 

@@ -38,7 +38,11 @@ def run(
         bool, typer.Option("--chat", help="Written answers: prompts in the chat format.")
     ] = False,
     judge: Annotated[
-        str | None, typer.Option(help="replay:FILE, model:FOLDER or endpoint:URL#MODEL, for written answers.")
+        list[str] | None,
+        typer.Option(
+            help="Of written answers: replay:FILE, model:FOLDER, endpoint:URL#MODEL, classifier:FOLDER; for one "
+            "task as TASK=JUDGE. May be repeated."
+        ),
     ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Reference answers, where MODEL is a file of answers to judge.")
@@ -80,11 +84,12 @@ def run(
     if reweight is not None:
         return show_reweighted(model, reweight)
     if model.is_file():
-        if judge is None or reference is None:
+        if not judge or len(judge) > 1 or reference is None:
             raise LoomError(
-                f"{model} is a file of answers: give --judge and --reference, the answers to beat."
+                f"{model} is a file of answers: give one --judge and --reference, the answers to beat."
             )
-        judge_outputs(model, reference, find_judge(judge), out)
+        spec = judge[0].removeprefix("alpaca_eval=")
+        judge_outputs(model, reference, find_judge(spec, cached=not no_cache), out)
         return finish(out)
     names = tuple(filter(None, tasks.split(",")))
     names += tuple(name for part in filter(None, suite.split(",")) for name in registry.suite(part))
@@ -103,7 +108,7 @@ def run(
         token_budget=token_budget,
         max_length=max_length,
         chat=chat,
-        judge=judge,
+        judges=tuple(judge or ()),
         max_new_tokens=max_new_tokens,
         conversations=conversations,
         pairs=pairs,
@@ -131,6 +136,12 @@ def run(
 
         columns, rows = table(body)
         console.table("Beside the OLMo paper (zero-shot, each under its own protocol)", columns, rows)
+    failed = [name for name, result in body["results"].items() if "judge_failed" in result]
+    if failed:
+        raise LoomError(
+            f"{', '.join(failed)} could not be judged ({body['results'][failed[0]]['judge_failed']}). Everything "
+            f"else is in {out}, and so are the answers: the same command with another --judge writes none again."
+        )
     return body
 
 

@@ -1,24 +1,62 @@
 """Whether a model was trained on what it is to be evaluated on, read from its lineage.
 
 Two things are looked at, walking manifests back from the model: an evaluation's own file among the
-inputs of any ancestor (by digest), and its prompts among the user turns of the conversations that the
-model was tuned on (by their words). A model that saw some gets no figure.
+inputs of any ancestor (by digest), and its questions in the user turns of the conversations that the
+model was tuned on (by their words, whatever stands around them). A model that saw some gets no figure.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loom import artifact
+from loom.chat.decontaminate import FEWEST, hash_words, word_grams
+from loom.chat.format import DEFAULT, FORMATS, ChatFormat
 from loom.errors import LoomError
-from loom.tasks.ngrams import words
+from loom.recipe import build
+from loom.tasks.ngrams import NGRAM, words
 from loom.tokens.shards import open_tokens
 from loom.tokens.tokenizer import Tokenizer
 
-_USER = re.compile(r"<\|user\|>\n(.*?)\n<\|assistant\|>", re.DOTALL)
+
+@dataclass(frozen=True)
+class Turns:
+    """What users say in one folder of conversations, each turn as its words."""
+
+    said: tuple[tuple[str, ...], ...]
+
+    @cached_property
+    def whole(self) -> frozenset[int]:
+        return frozenset(map(hash_words, self.said))
+
+    @cached_property
+    def grams(self) -> NDArray[np.uint64]:
+        """The distinct runs of `NGRAM` words, sorted."""
+        hashes = (gram for turn in self.said for gram in word_grams(turn, NGRAM))
+        return np.unique(np.fromiter(hashes, dtype=np.uint64))
+
+    def hold(self, text: str) -> bool:
+        """Whether a user says `text` word for word: within a turn where it has `NGRAM` words or more (all of
+        its runs of them occur), as a whole turn where it has fewer. Under `FEWEST` words it is nobody's
+        question."""
+        found = words(text)
+        if len(found) < FEWEST:
+            return False
+        if len(found) < NGRAM:
+            return hash_words(found) in self.whole
+        wanted = np.fromiter(word_grams(found, NGRAM), dtype=np.uint64)
+        at = np.searchsorted(self.grams, wanted)
+        return bool(len(self.grams)) and bool(
+            (self.grams[np.minimum(at, len(self.grams) - 1)] == wanted).all()
+        )
 
 
 @dataclass(frozen=True)
@@ -39,7 +77,7 @@ class History:
     def __init__(self, model: Path) -> None:
         self.files: dict[str, str] = {}
         self.missing: list[str] = []
-        self.turns: dict[str, set[str]] = {}
+        self.turns: dict[str, Turns] = {}
         self.tokens: dict[str, int] = {}
         self.against: set[str] = set()
         try:
@@ -55,7 +93,7 @@ class History:
             elif node.kind == "tokens":
                 facts = artifact.load(node.path).facts
                 if "chat" in facts:
-                    self.turns[str(node.path)] = set(_user_turns(node.path))
+                    self.turns[str(node.path)] = Turns(tuple(dict.fromkeys(_user_turns(node.path))))
                 else:
                     for source, counts in facts.get("tokens", {}).get("sources", {}).items():
                         self.tokens[source] = self.tokens.get(source, 0) + counts["tokens"]
@@ -66,14 +104,15 @@ class History:
         total = sum(self.tokens.values())
         return {source: count / total for source, count in self.tokens.items()} if total else {}
 
-    def saw(self, prompts: Sequence[str], digests: Sequence[str]) -> Seen | None:
-        """Where the model saw these prompts or one of these files, None if nowhere."""
+    def saw(self, prompts: Iterable[Sequence[str]], digests: Sequence[str]) -> Seen | None:
+        """Where the model saw these prompts or one of these files, None if nowhere. Each prompt is given by its
+        spellings (`loom.tasks.item.asked`), of which one suffices."""
         for digest in digests:
             if digest in self.files:
                 return Seen(self.files[digest], 0)
-        wanted = {_key(prompt) for prompt in prompts}
+        wanted = list(prompts)
         for where, turns in self.turns.items():
-            if found := len(wanted & turns):
+            if found := sum(any(map(turns.hold, spellings)) for spellings in wanted):
                 return Seen(where, found)
         return None
 
@@ -109,14 +148,23 @@ def _against(node: artifact.Lineage) -> set[str]:
     return found
 
 
-def _user_turns(folder: Path) -> Iterator[str]:
-    """What users say in a folder of `loom prepare`, from its tokens."""
+def _user_turns(folder: Path) -> Iterator[tuple[str, ...]]:
+    """What users say in a folder of `loom prepare`, from its tokens, in the format of its manifest."""
     opened = open_tokens(folder)
     tokenizer = Tokenizer.load(opened.tokenizer)
+    chat = artifact.load(folder, "tokens").facts["chat"]
+    before, after = _frame(chat, tokenizer.eos_token)
+    turn = re.compile(re.escape(before) + r"(.*?)" + re.escape(after), re.DOTALL)
     for ids in opened.arrays:
-        for turn in _USER.findall(tokenizer.decode(ids.tolist())):
-            yield _key(turn)
+        for said in turn.findall(tokenizer.decode(ids.tolist())):
+            yield tuple(words(said))
 
 
-def _key(text: str) -> str:
-    return " ".join(words(text))
+def _frame(chat: dict[str, Any], eos: str) -> tuple[str, str]:
+    """What stands before and behind a user's turn that is answered."""
+    shape = chat.get("shape")
+    form = build(dict(shape), ChatFormat, "the format of the conversations") if shape else None
+    form = form or FORMATS.get(str(chat.get("format"))) or FORMATS[DEFAULT]
+    return form.user.before.replace("{eos}", eos), (form.user.after + form.assistant.before).replace(
+        "{eos}", eos
+    )

@@ -7,8 +7,11 @@ the sums of every document.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,23 @@ import orjson
 from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, write_json
 from loom.console import console
+from loom.errors import LoomError
 from loom.evals import cache, metrics, perplexity, tuned
 from loom.evals.contamination import History
-from loom.evals.items import score_items
-from loom.evals.judged import evaluate_written
+from loom.evals.judged import judge_answers
 from loom.evals.plan import Plan, plan
 from loom.evals.settings import EvalRecipe, clean, length, refused
 from loom.evals.subject import Subject
 from loom.evals.summary import lines_of, summarise
-from loom.evals.text import by_source, is_token_folder, read_texts, text_documents, token_documents
+from loom.evals.text import (
+    by_source,
+    is_token_folder,
+    read_texts,
+    text_documents,
+    text_files,
+    token_documents,
+)
+from loom.evals.written import can_write, chat_of, write_answers
 from loom.recipe import to_plain
 from loom.tasks import data
 from loom.tasks.data import Loaded
@@ -44,6 +55,9 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     started = time.monotonic()
     planned = planned or plan(recipe)
     recipe = planned.recipe
+    subject = replace(subject, cached=recipe.use_cache)
+    if planned.written or recipe.conversations is not None:
+        can_write(subject)
     artifact.discard(out, "evaluation")
     results: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {}
@@ -69,18 +83,54 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
         keep(task.name, lines, facts, before)
     results |= best_forms(results, sources)
     for written, prompts in planned.written:
-        unseen = history.saw([prompt.text for prompt in prompts], ()) is None
-        if recipe.present and recipe.judge is None and unseen:
+        seen = history.saw([prompt.spellings for prompt in prompts], ())
+        judge = planned.judges.get(written.name)
+        if recipe.present and judge is None and seen is None:
             missing[written.name] = "no judge was named"
             continue
         before = time.monotonic()
-        found, lines, facts = evaluate_written(subject, written, prompts, recipe, history)
-        results |= found
-        keep(written.name, lines, facts, before)
+        files = [
+            {"path": artifact.relative(found.path, recipe.data or out), "digest": found.digest}
+            for found in planned.prompts[written.name]
+        ]
+        about: dict[str, Any] = {"headline": "n", "prompts": files}
+        if seen is not None:
+            results[written.name] = refused(written.name, seen)
+            keep(written.name, [], about | {"seen": vars(seen)}, before)
+            continue
+        with console.progress(written.name, total=len(prompts)) as progress:
+            answers, cut = write_answers(
+                subject,
+                written,
+                prompts,
+                chat=recipe.chat,
+                max_new_tokens=recipe.max_new_tokens,
+                progress=progress,
+            )
+        lines = [
+            written.store(prompt, answer, subject.path.name)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        empty = sum(not answer for answer in answers)
+        result: dict[str, Any] = {"n": len(lines), "empty_answers": empty, "prompts_cut": cut}
+        about["format"] = chat_of(subject).note if recipe.chat else "raw text after an end-of-text token"
+        keep(written.name, lines, about, before)  # before they are judged: a judge may fail
+        if judge is not None:
+            try:
+                figures, said = judge_answers(written, prompts, answers, lines, judge, subject.cached)
+                result |= figures
+                about |= said
+            except (LoomError, OSError, RuntimeError, ValueError) as error:
+                result["judge_failed"] = f"{judge}: {error}"
+                console.warn(f"{written.name} was not judged; its answers are kept. {judge}: {error}")
+        results[written.name] = result
     for name, work in _held_out(subject, recipe).items():
         before = time.monotonic()
         results[name], lines = work()
-        keep(name, lines, {"headline": next(iter(results[name]))}, before)
+        given = recipe.conversations if name != "preferences" else recipe.pairs
+        assert given is not None
+        digest = artifact.load(tuned.held_out(given), "tokens").digest
+        keep(name, lines, {"headline": next(iter(results[name])), "digest": digest}, before)
     for name, reason in missing.items():
         console.say(f"{name}: not measured, {reason}")
     if recipe.text:
@@ -89,7 +139,8 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
         for name, share in history.shares.items():
             if name in found:  # the fit follows the mixture
                 found[name]["training_share"] = share
-        results |= found
+        # A text may be called what a task is called; neither takes the other's place.
+        results |= {f"text:{name}" if name in results else name: one for name, one in found.items()}
         names.append("text.jsonl")
         _write_lines(out / "text.jsonl", lines)
         seconds["text"] = round(time.monotonic() - before, 3)
@@ -99,11 +150,13 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
         "tokenizer": subject.tokenizer.digest,
         "dtype": subject.dtype,
         "loom": VERSION,
+        "versions": _versions(),
         "max_length": length(subject, recipe),
         "prefix": "end of text before an empty context, a chat prompt and a document; nothing otherwise",
         "seed": recipe.seed,
         "sample_seed": data.SEED,
         "tasks": sources,
+        **({"text": _texts(recipe, out), "training_shares": history.shares} if recipe.text else {}),
         **({"not_measured": missing} if missing else {}),
     }
     write_json(out / "results.json", body)
@@ -163,26 +216,18 @@ def evaluate_task(
     were known from before."""
     assert recipe.data is not None
     prompts = [asked(item) for item in loaded.items]
-    seen = history.saw(prompts, [found.digest for found in loaded.found])
+    seen = history.saw(prompts, [digest for found in loaded.found for digest in found.digests])
     if seen is not None:
         no_figure = {"headline": task.metrics[0], "seen": vars(seen)}
         return {task.name: refused(task.name, seen)}, [], no_figure, False
-    settings = [length(subject, recipe), subject.dtype, subject.digest, subject.tokenizer.digest]
-    key = cache.key(loaded.items, settings)
-    scores = cache.read(key) if recipe.use_cache else None
-    cached = scores is not None
-    if scores is None:
-        with console.progress(task.name, total=len(loaded.items)) as progress:
-            scores = score_items(
-                subject.model,
-                loaded.items,
-                subject.tokenizer,
-                length(subject, recipe),
-                budget=recipe.token_budget,
-                device=subject.device,
-                progress=progress,
-            )
-        cache.write(key, scores)
+    with console.progress(task.name, total=len(loaded.items)) as progress:
+        scores, known = cache.items(
+            subject,
+            loaded.items,
+            length(subject, recipe),
+            budget=recipe.token_budget,
+            progress=progress,
+        )
     outcomes = metrics.outcomes(loaded.items, scores)
     results = {task.name: summarise(task, loaded.items, scores, outcomes)}
     for group in dict.fromkeys(item.group for item in loaded.items if item.group):
@@ -204,7 +249,7 @@ def evaluate_task(
         "tokens_read": scores.read,
         "tokens_one_choice_at_a_time": scores.naive,
     }
-    return results, list(lines_of(loaded.items, scores, outcomes)), facts, cached
+    return results, list(lines_of(loaded.items, scores, outcomes)), facts, known
 
 
 def evaluate_text(
@@ -219,17 +264,31 @@ def evaluate_text(
         documents += token_documents(folder)
     if recipe.limit is not None:
         documents = [document for group in by_source(documents) for document in group[: recipe.limit]]
-    with console.progress("bits per byte") as progress:
-        scores = perplexity.score_documents(
-            subject.model,
-            documents,
-            subject.tokenizer.eos_id,
-            length(subject, recipe),
-            budget=recipe.token_budget,
-            device=subject.device,
-            progress=progress,
-        )
+    rows = perplexity.document_rows(documents, subject.tokenizer.eos_id, length(subject, recipe))
+    with console.progress("bits per byte", total=len(rows)) as progress:
+        logp = cache.rows(subject, rows, 2 * len(documents), budget=recipe.token_budget, progress=progress)
+    scores = perplexity.document_scores(documents, logp)
     return perplexity.table(scores, recipe.seed), [vars(score) for score in scores]
+
+
+def _texts(recipe: EvalRecipe, out: Path) -> list[dict[str, str]]:
+    """The files that were measured, with their digests; a token folder by its manifest's."""
+    found = []
+    for path in recipe.text:
+        if is_token_folder(path):
+            found.append((path, artifact.load(path, "tokens").digest))
+        else:
+            found += [(file, artifact.digest_file(file)) for file in text_files([path], recipe.text_split)]
+    return [{"path": artifact.relative(path, out), "digest": digest} for path, digest in found]
+
+
+def _versions() -> dict[str, str]:
+    """Of what the figures were computed with."""
+    found = {}
+    for name in ("torch", "transformers", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _plain(recipe: EvalRecipe, out: Path) -> dict[str, Any]:

@@ -24,58 +24,75 @@ def fetch_rows(names: Sequence[str], folder: Path | None) -> None:
         raise LoomError("--fetch needs --data DIR, the folder to put the rows in.")
     written = [WRITTEN[name] for name in names if name in WRITTEN]
     for task in registry.tasks([name for name in names if name not in WRITTEN]):
+        parts: list[tuple[Path, tuple[str, ...], str, str]]
         if task.subjects:
-            parts = [(task.files[0] + "/" + subject, subject, task.source) for subject in task.subjects]
+            parts = [(folder / task.files[0], (subject,), subject, task.source) for subject in task.subjects]
         else:
             repository, _, config = task.source.partition(":")
-            parts = [(task.files[0], config, repository)]
-        for name, config, repository in parts:
-            wanted = [*task.splits[:1], *(["dev"] if task.shots else [])]
-            for split in wanted:
-                if not _there(folder, name, split):
-                    _fetch(repository, config, split, folder / f"{name}.{split}.parquet")
+            parts = [(folder, task.files, config, repository)]
+        for place, files, config, repository in parts:
+            if not data.there(place, files, task.splits[0] if task.splits else "", task.source):
+                _fetch(repository, config, task.splits[:1], place, files[0])
+            if task.shots and not any(
+                data.there(place, files, split, task.source) for split in data.EXAMPLES
+            ):
+                _fetch(repository, config, data.EXAMPLES, place, files[0])
     for kind in written:
         try:
-            next(iter(kind.prompts(folder)), None)
+            kind.files(folder)
         except LoomError:
             repository, _, config = kind.source.partition(":")
             if not repository:
                 raise
-            _fetch(repository, config, "validation", folder / f"{kind.name}.validation.parquet")
+            _fetch(repository, config, ("validation",), folder, kind.name)
 
 
-def _there(folder: Path, name: str, split: str) -> bool:
-    return any((folder / f"{name}.{split}{suffix}").is_file() for suffix in data.SUFFIXES)
-
-
-def _fetch(repository: str, config: str, split: str, target: Path) -> None:
+def _fetch(repository: str, config: str, splits: Sequence[str], folder: Path, name: str) -> None:
+    """The first of these splits that the data set has, into `folder` as `<name>.<split>.parquet`, or as
+    `<name>/<split>/0000.parquet` and so on where it is several files."""
+    wanted = folder / f"{name}.{splits[0] if splits else ''}.parquet"
     if not repository:
-        raise LoomError(f"{target.stem} has no data set on the Hub; its rows are made here.")
+        raise LoomError(f"{wanted.stem} has no data set on the Hub; its rows are made here.")
     try:
         import huggingface_hub
     except ImportError:
         raise LoomError(
-            f"--fetch needs the Hub's client: pip install 'loom-lm[hf]'. Or put the rows at {target} yourself."
+            f"--fetch needs the Hub's client: pip install 'loom-lm[hf]'. Or put the rows at {wanted} yourself."
         ) from None
     hub: Any = huggingface_hub
     try:
         files = hub.list_repo_files(repository, repo_type="dataset", revision=REVISION)
-        prefix = f"{config or 'default'}/{split}/"
-        chosen = [file for file in files if file.startswith(prefix) and file.endswith(".parquet")]
-        if len(chosen) != 1:
+        there = {
+            split: sorted(file for file in files if file.startswith(f"{config or 'default'}/{split}/"))
+            for split in splits
+        }
+        split = next((split for split in splits if there[split]), None)
+        if split is None:
             raise LoomError(
-                f"{repository} on the Hub has {len(chosen)} files {prefix}*.parquet where one is needed."
+                f"{repository} on the Hub has no {config or 'default'}/{' or '.join(splits)}; put the rows at "
+                f"{wanted} yourself."
             )
-        console.say(f"fetching {repository} {chosen[0]}")
-        got = hub.hf_hub_download(repository, chosen[0], repo_type="dataset", revision=REVISION)
+        got = []
+        for file in there[split]:
+            console.say(f"fetching {repository} {file}")
+            got.append(hub.hf_hub_download(repository, file, repo_type="dataset", revision=REVISION))
     except LoomError:
         raise
     except Exception as error:  # the client has a dozen kinds, of network and of access
         raise LoomError(
             f"{repository} could not be fetched from the Hugging Face Hub ({type(error).__name__}). Is "
-            f"there a network? Else put the rows at {target} yourself."
+            f"there a network? Else put the rows at {wanted} yourself."
         ) from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".part")
-    shutil.copyfile(got, temporary)
-    temporary.replace(target)
+    single = len(got) == 1
+    target = folder / f"{name}.{split}.parquet" if single else folder / name / f"{split}.part"
+    if single:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".part")
+        shutil.copyfile(got[0], temporary)
+        temporary.replace(target)
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for number, path in enumerate(got):
+        shutil.copyfile(path, target / f"{number:04d}.parquet")
+    target.replace(target.with_suffix(""))

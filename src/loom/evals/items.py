@@ -34,6 +34,8 @@ class Scores:
     free: list[Floats | None]
     tokens: list[Floats]
     truncated: int
+    cut: tuple[int, ...]
+    """Indices of the items of which a choice lost the left end of its context; `truncated` counts choices."""
     lost: tuple[int, ...]
     read: int
     """Tokens the model read, padding not counted."""
@@ -58,7 +60,9 @@ def score_items(
     """
     conditioned, free = encode_items(items, tokenizer)
     headers = [item.header for item in items] if isinstance(model, Transformer) else None
-    layout = Layout.of(conditioned, free, max_length, headers=headers)
+    # A model that reads neither masks nor positions as they are given takes one choice a row.
+    widest = 0 if getattr(model, "plain", False) else None
+    layout = Layout.of(conditioned, free, max_length, widest=widest, headers=headers)
     if progress is not None:
         progress.total = len(layout.rows) + sum(len(shared.rows) for shared in layout.shared)
     totals = score_rows(model, layout.rows, layout.count, budget=budget, device=device, progress=progress)
@@ -102,6 +106,7 @@ class Layout:
     free_keys: list[list[int]]
     tokens: list[list[int]]
     truncated: int
+    cut: tuple[int, ...]
     lost: tuple[int, ...]
     naive: int
 
@@ -130,6 +135,11 @@ class Layout:
             free_keys.append(plan.add(unconditioned, "") if fits else [])
         rows, shared = plan.rows()
         tokens = [[len(pair.continuation) for pair in group] for group in conditioned]
+        cut = tuple(
+            index
+            for index, group in enumerate(conditioned)
+            if any(len(pair.context) + len(pair.continuation) > max_length + 1 for pair in group)
+        )
         return cls(
             rows,
             shared,
@@ -138,6 +148,7 @@ class Layout:
             free_keys,
             tokens,
             plan.truncated,
+            cut,
             tuple(lost),
             plan.naive,
         )
@@ -152,7 +163,7 @@ class Layout:
         tokens = [np.asarray(counts, dtype=np.float64) for counts in self.tokens]
         read = sum(map(len, self.rows))
         read += sum(len(shared.tokens) + sum(map(len, shared.rows)) for shared in self.shared)
-        return Scores(logp, free, tokens, self.truncated, self.lost, read, self.naive)
+        return Scores(logp, free, tokens, self.truncated, self.cut, self.lost, read, self.naive)
 
 
 class _Plan:
@@ -196,7 +207,7 @@ class _Plan:
 
     def _rows(self, item: list[Scored]) -> list[Row]:
         row = tree(item)
-        if self.widest is not None and len(row) > self.widest:
+        if self.widest is not None and len(row) > self.widest and not row.chain:
             return [tree([one]) for one in item]
         return [row]
 

@@ -1,7 +1,8 @@
-"""Evaluations in which the model writes and a judge, where one is named, makes a figure of it."""
+"""Who judges what a model wrote: one judge a written task, checked before anything is generated."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,68 +12,113 @@ from loom import artifact
 from loom.artifact import Artifact, Input, write_json
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals.contamination import History
+from loom.evals.foreign import is_foreign
 from loom.evals.judges import Comparison, Judge, find_judge, win_rate
-from loom.evals.settings import EvalRecipe, clean, refused
-from loom.evals.subject import Subject
+from loom.evals.settings import clean
 from loom.evals.verdicts import toxicity, truthfulness
-from loom.evals.written import Prompt, Written, write_answers
+from loom.evals.written import Prompt, Written
 from loom.tasks import data
+from loom.tokens.tokenizer import Tokenizer
+from loom.train.opening import model_folder
 from loom.version import VERSION
 
-
-def evaluate_written(
-    subject: Subject, task: Written, prompts: Sequence[Prompt], recipe: EvalRecipe, history: History
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Answers in the upstream's schema, and a figure where a judge was named."""
-    headline = {"headline": "n"}
-    if (seen := history.saw([prompt.text for prompt in prompts], ())) is not None:
-        return {task.name: refused(task.name, seen)}, [], headline | {"seen": vars(seen)}
-    with console.progress(task.name, total=len(prompts)) as progress:
-        answers = write_answers(
-            subject,
-            task,
-            prompts,
-            chat=recipe.chat,
-            max_new_tokens=recipe.max_new_tokens,
-            progress=progress,
-        )
-    name = subject.path.name
-    lines = [task.store(prompt, answer, name) for prompt, answer in zip(prompts, answers, strict=True)]
-    result: dict[str, Any] = {"n": len(lines), "empty_answers": sum(not answer for answer in answers)}
-    if recipe.judge is None:
-        return {task.name: result}, lines, headline
-    if task.name != "alpaca_eval":
-        figures = _verdicts(task, prompts, answers, lines, recipe.judge)
-        return {task.name: result | figures}, lines, {"judge": recipe.judge, "headline": next(iter(figures))}
-    comparisons = [
-        Comparison(prompt.text, prompt.row.get("output", ""), answer)
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    figures, facts = judged(find_judge(recipe.judge), comparisons)
-    return {task.name: result | figures}, lines, {**facts, "headline": next(iter(figures))}
+KINDS = {
+    "alpaca_eval": ("replay", "model", "endpoint"),
+    "toxigen": ("classifier",),
+    "truthfulqa_gen": ("model",),
+}
+SPELLINGS = {
+    "alpaca_eval": "replay:FILE, model:FOLDER or endpoint:URL#MODEL",
+    "toxigen": "classifier:FOLDER",
+    "truthfulqa_gen": "model:TRUTH_JUDGE or model:TRUTH_JUDGE,INFO_JUDGE",
+}
 
 
-def _verdicts(
+def judges_for(words: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+    """The judge of each written task, from `--judge` words: `TASK=JUDGE`, or a JUDGE by itself for every task
+    that takes its kind and has none of its own.
+
+    Everything that can be known without running a judge is checked: raises `LoomError` for a task that is
+    not evaluated, a kind that no task takes, and a file or folder that is not there or no model.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        task, equals, spec = word.partition("=")
+        if equals and task in KINDS:
+            if task not in tasks:
+                raise LoomError(f"--judge {word}: {task} is not among the tasks ({', '.join(tasks)}).")
+            found[task] = spec
+    for word in words:
+        task, equals, _ = word.partition("=")
+        if equals and task in KINDS:
+            continue
+        takers = [
+            name for name in tasks if name not in found and word.partition(":")[0] in KINDS.get(name, ())
+        ]
+        if "," in word:  # a pair of judges is TruthfulQA's alone
+            takers = [name for name in takers if name == "truthfulqa_gen"]
+        if not takers:
+            takes = "; ".join(f"{name} takes {SPELLINGS[name]}" for name in tasks if name in KINDS)
+            raise LoomError(
+                f"--judge {word} judges none of the tasks: {takes or 'none of them is judged'}. A judge for one "
+                f"task is written TASK=JUDGE, as in --judge toxigen=classifier:FOLDER."
+            )
+        found |= dict.fromkeys(takers, word)
+    for name, spec in found.items():
+        _check(name, spec)
+    return found
+
+
+def _check(task: str, spec: str) -> None:
+    """Raise `LoomError` unless `task` can be judged by `spec`, as far as can be seen without loading a model."""
+    kind, _, rest = spec.partition(":")
+    if kind not in KINDS[task] or not rest:
+        raise LoomError(f"{task} cannot be judged by {spec!r}: it takes {SPELLINGS[task]}.")
+    if kind == "classifier":
+        if not (Path(rest) / "config.json").is_file():
+            raise LoomError(f"--judge {spec}: there is no config.json in {rest}, so it is no classifier.")
+        if importlib.util.find_spec("transformers") is None:
+            raise LoomError("A classifier as judge needs transformers: pip install transformers.")
+    elif kind == "model":
+        folders = rest.split(",")
+        if len(folders) > (2 if task == "truthfulqa_gen" else 1):
+            raise LoomError(f"{task} cannot be judged by {spec!r}: it takes {SPELLINGS[task]}.")
+        for folder in map(Path, folders):
+            there = folder if is_foreign(folder) else model_folder(folder).path
+            Tokenizer.load(there)
+    else:
+        find_judge(spec)
+
+
+def judge_answers(
     task: Written,
     prompts: Sequence[Prompt],
     answers: Sequence[str],
     lines: Sequence[Mapping[str, Any]],
-    judge: str,
-) -> dict[str, float]:
-    """ToxiGen takes classifier:FOLDER, TruthfulQA model:TRUTH or model:TRUTH,INFO."""
-    kind, _, rest = judge.partition(":")
-    if task.name == "toxigen" and kind == "classifier" and rest:
-        return toxicity(lines, Path(rest))
-    if task.name == "truthfulqa_gen" and kind == "model" and rest:
-        truth, _, info = rest.partition(",")
-        questions = [prompt.text.rpartition("Q: ")[2] for prompt in prompts]
-        trimmed = [answer.removeprefix("A:").split("Q:")[0].strip() for answer in answers]
-        return truthfulness(questions, trimmed, Path(truth), Path(info) if info else None)
-    raise LoomError(
-        f"{task.name} cannot be judged by {judge!r}: toxigen takes classifier:FOLDER, truthfulqa_gen "
-        f"model:TRUTH_JUDGE or model:TRUTH_JUDGE,INFO_JUDGE."
-    )
+    spec: str,
+    cached: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures under the judge's name, and what it says of itself. Raises `LoomError` for a judge that cannot
+    be loaded."""
+    kind, _, rest = spec.partition(":")
+    match task.name, kind:
+        case "toxigen", "classifier":
+            figures, facts = toxicity(lines, Path(rest), cached)
+        case "truthfulqa_gen", "model":
+            truth, _, info = rest.partition(",")
+            questions = [prompt.asked for prompt in prompts]
+            trimmed = [answer.removeprefix("A:").split("Q:")[0].strip() for answer in answers]
+            figures, facts = truthfulness(
+                questions, trimmed, Path(truth), Path(info) if info else None, cached
+            )
+        case _:
+            comparisons = [
+                Comparison(prompt.text, str(prompt.row.get("output", "")), answer)
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ]
+            figures, described = judged(find_judge(spec, cached), comparisons)
+            return figures, {**described, "headline": next(iter(figures))}
+    return figures, {"judge": facts, "headline": next(iter(figures))}
 
 
 def judged(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,11 +146,15 @@ def judged(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[dict[str, A
 def judge_outputs(outputs: Path, reference: Path, judge: Judge, out: Path) -> Artifact:
     """Judge answers that lie in a file (rows {instruction, output}) against a reference's, by instruction."""
     started = time.monotonic()
-    baseline = {row["instruction"]: row["output"] for row in data.read_rows(reference)}
+    baseline: dict[str, str] = {}
+    for number, row in enumerate(data.read_rows(reference), 1):
+        if not isinstance(row.get("instruction"), str) or not isinstance(row.get("output"), str):
+            raise LoomError(f"{reference}:{number}: a reference needs an instruction and its output.")
+        baseline[row["instruction"]] = row["output"]
     rows = list(data.read_rows(outputs))
     comparisons = []
     for number, row in enumerate(rows, 1):
-        if row.get("instruction") not in baseline or "output" not in row:
+        if row.get("instruction") not in baseline or not isinstance(row.get("output"), str):
             raise LoomError(
                 f"{outputs}:{number}: a row needs an instruction that {reference} has, and its output."
             )

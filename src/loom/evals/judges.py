@@ -15,12 +15,13 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from loom.artifact import digest_file
 from loom.errors import LoomError
 from loom.tasks.data import read_rows
 
@@ -112,7 +113,12 @@ class Replay:
 
     def describe(self) -> dict[str, Any]:
         annotators = sorted({str(row.get("annotator")) for row in self.rows})
-        return {"judge": "replay", "file": self.path.name, "annotators": annotators}
+        return {
+            "judge": "replay",
+            "file": self.path.name,
+            "digest": digest_file(self.path),
+            "annotators": annotators,
+        }
 
     def comparisons(self) -> list[Comparison]:
         """What was annotated."""
@@ -130,18 +136,25 @@ QUESTION = (
 
 class LocalModel:
     """A causal language model as judge: p(" A") against p(" B"), both orders averaged so that position
-    cancels. `subject` is a `loom.evals.subject.Subject`."""
+    cancels. A comparison that is longer than its context, so that it would judge what it could not read, is
+    counted in `failures` and judged None. `subject` is a `loom.evals.subject.Subject`."""
 
     name = "local-model"
 
     def __init__(self, subject: Any) -> None:
         self.subject = subject
+        self.failures: dict[str, int] = {}
 
     def describe(self) -> dict[str, Any]:
-        return {"judge": "local-model", "digest": self.subject.digest, "prompt": QUESTION}
+        return {
+            "judge": "local-model",
+            "digest": self.subject.digest,
+            "prompt": QUESTION,
+            "failures": dict(self.failures),
+        }
 
     def prefer(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        from loom.evals.items import score_items
+        from loom.evals import cache
         from loom.tasks.item import choose
 
         items = []
@@ -149,15 +162,15 @@ class LocalModel:
             for first, second in ((item.baseline, item.answer), (item.answer, item.baseline)):
                 text = QUESTION.format(instruction=item.instruction, first=first, second=second)
                 items.append(choose(index, text, ("A", "B"), 0))
-        scores = score_items(
-            self.subject.model,
-            items,
-            self.subject.tokenizer,
-            self.subject.max_length,
-            device=self.subject.device,
-        )
+        scores, _ = cache.items(self.subject, items, self.subject.max_length)
+        short = {index // 2 for index in (*scores.cut, *scores.lost)}
+        if short:
+            self.failures["longer than the judge's context"] = len(short)
         result: list[Preference] = []
         for index in range(len(comparisons)):
+            if index in short:
+                result.append(None)
+                continue
             ours = []
             for place, logp in ((1, scores.logp[2 * index]), (0, scores.logp[2 * index + 1])):
                 weights = np.exp(logp - logp.max())
@@ -178,13 +191,30 @@ class Endpoint:
 
     def __init__(self, url: str, model: str, timeout: float = 60.0, tries: int = 2) -> None:
         self.url, self.model, self.timeout, self.tries = url.rstrip("/"), model, timeout, tries
+        self.cached = False
         self.failures: dict[str, int] = {}
 
     def describe(self) -> dict[str, Any]:
-        return {"judge": "endpoint", "model": self.model, "prompt": QUESTION, "failures": dict(self.failures)}
+        return {
+            "judge": "endpoint",
+            "url": self.url,
+            "model": self.model,
+            "prompt": QUESTION,
+            "failures": dict(self.failures),
+        }
 
     def prefer(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        return [self._judge(item) for item in comparisons]
+        """What was answered before is not asked again; what failed is."""
+        from loom.evals import cache
+
+        result: list[Preference] = []
+        for item in comparisons:
+            key = cache.key("endpoint", self.url, self.model, QUESTION, list(vars(item).values()))
+            known = cache.read(key, self.cached)
+            if known is None and (known := self._judge(item)) is not None:
+                cache.write(key, known, self.cached)
+            result.append(known)
+        return result
 
     def _judge(self, item: Comparison) -> Preference:
         first = self._ask(
@@ -241,19 +271,24 @@ class Endpoint:
         return found[1].upper()
 
 
-def find_judge(spec: str) -> Judge:
-    """A judge by its spelling: `replay:FILE`, `model:FOLDER`, `endpoint:URL#MODEL`."""
+def find_judge(spec: str, cached: bool = False) -> Judge:
+    """A judge by its spelling: `replay:FILE`, `model:FOLDER`, `endpoint:URL#MODEL`; `cached` ones do not
+    judge the same comparison twice."""
     kind, _, rest = spec.partition(":")
     match kind:
         case "replay" if rest:
+            if not Path(rest).is_file():
+                raise LoomError(f"There is no file of annotations {rest} for --judge {spec}.")
             return Replay(Path(rest))
         case "model" if rest:
             from loom.evals.subject import load_subject
 
-            return LocalModel(load_subject(Path(rest)))
-        case "endpoint" if "#" in rest:
+            return LocalModel(replace(load_subject(Path(rest)), cached=cached))
+        case "endpoint" if "#" in rest and rest.startswith(("http://", "https://")):
             url, _, model = rest.rpartition("#")
-            return Endpoint(url, model)
+            judge = Endpoint(url, model)
+            judge.cached = cached
+            return judge
         case _:
             raise LoomError(
                 f"There is no judge {spec!r}; write replay:FILE (stored annotations), model:FOLDER (a causal "

@@ -8,21 +8,25 @@ from dataclasses import dataclass, field, replace
 
 from loom.console import console
 from loom.errors import LoomError
+from loom.evals.judged import judges_for
 from loom.evals.settings import EvalRecipe
 from loom.evals.written import WRITTEN, Prompt, Written
 from loom.tasks import data, registry
-from loom.tasks.data import Loaded
+from loom.tasks.data import Found, Loaded
 from loom.tasks.item import Task
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Tasks with their rows, written tasks with their prompts; `missing` are those of a suite that takes what
+    """Tasks with their rows, written tasks with their prompts and judges; `missing` are those of a suite that takes what
     there is, and why they cannot be measured."""
 
     recipe: EvalRecipe
     ranked: tuple[tuple[Task, Loaded], ...] = ()
     written: tuple[tuple[Written, tuple[Prompt, ...]], ...] = ()
+    judges: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, tuple[Found, ...]] = field(default_factory=dict)
+    """The files of each written task's prompts."""
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -32,12 +36,14 @@ def plan(recipe: EvalRecipe) -> Plan:
         raise LoomError("Nothing to evaluate on: name --tasks a,b with --data DIR, or --text FILES.")
     if recipe.present and recipe.data is None:
         recipe = replace(recipe, tasks=())
-    written = [name for name in recipe.tasks if name in WRITTEN]
+    written = [name for name in dict.fromkeys(recipe.tasks) if name in WRITTEN]
+    judges = judges_for(recipe.judges, written)
     tasks = registry.tasks([name for name in recipe.tasks if name not in written])
     if recipe.tasks and recipe.data is None:
         raise LoomError("--tasks needs --data DIR, the folder that holds their rows (<task>.<split>.jsonl).")
     ranked: list[tuple[Task, Loaded]] = []
     asked: list[tuple[Written, tuple[Prompt, ...]]] = []
+    files: dict[str, tuple[Found, ...]] = {}
     missing: dict[str, str] = {}
     for task in tasks:
         if (reason := _absent(task, recipe)) is not None:
@@ -52,14 +58,17 @@ def plan(recipe: EvalRecipe) -> Plan:
     for name in written:
         assert recipe.data is not None
         try:
-            prompts = tuple(WRITTEN[name].prompts(recipe.data))[: recipe.limit]
+            files[name] = tuple(WRITTEN[name].files(recipe.data))
         except LoomError as error:
             if not recipe.present:
                 raise
             missing[name] = f"its rows are not there ({error})"
             continue
-        asked.append((WRITTEN[name], prompts))
-    return Plan(recipe, tuple(ranked), tuple(asked), missing)
+        prompts = tuple(prompt for found in files[name] for prompt in WRITTEN[name].read(found))
+        if not prompts:
+            raise LoomError(f"{files[name][0].path} holds nothing to ask.")
+        asked.append((WRITTEN[name], prompts[: recipe.limit]))
+    return Plan(recipe, tuple(ranked), tuple(asked), judges, files, missing)
 
 
 def load(task: Task, recipe: EvalRecipe) -> Loaded:

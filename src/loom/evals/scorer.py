@@ -143,10 +143,10 @@ class Grid:
             "at": torch.from_numpy(unique).to(device),
         }
 
-    def readout(self, device: torch.device | str) -> Callable[[Tensor, Tensor], Tensor]:
+    def readout(self, device: torch.device | str) -> Callable[..., Tensor]:
         which = torch.from_numpy(self._which).to(device)
         targets = torch.from_numpy(self.targets).to(device)
-        return lambda hidden, matrix: log_probabilities(hidden, matrix, which, targets)
+        return lambda hidden, matrix, cap=None: log_probabilities(hidden, matrix, which, targets, cap)
 
 
 def tree_mask(ends: Tensor, past: int = 0) -> Tensor:
@@ -158,8 +158,10 @@ def tree_mask(ends: Tensor, past: int = 0) -> Tensor:
     return mask[:, None]
 
 
-def log_probabilities(hidden: Tensor, matrix: Tensor, which: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(hidden[which] @ matrix.T)[targets] in float32, [n].
+def log_probabilities(
+    hidden: Tensor, matrix: Tensor, which: Tensor, targets: Tensor, cap: float | None = None
+) -> Tensor:
+    """log softmax(hidden[which] @ matrix.T)[targets] in float32, [n]; with a `cap`, of cap tanh(logits / cap).
 
     `hidden` is [m, d], `matrix` [V, d]; `which` [n] does not decrease. Logits are made in slices of
     positions and of the vocabulary, so that [m, V] never exists as a whole; the sum of exponentials is
@@ -175,7 +177,10 @@ def log_probabilities(hidden: Tensor, matrix: Tensor, which: Tensor, targets: Te
         chosen = torch.zeros(len(row), dtype=torch.float32, device=hidden.device)
         step = max(1, LOGITS_AT_ONCE // len(rows))
         for first in range(0, len(weight), step):
-            logits = quick_linear(rows, weight[first : first + step]).float()
+            logits = quick_linear(rows, weight[first : first + step])
+            if cap is not None:
+                logits = cap * torch.tanh(logits / cap)
+            logits = logits.float()
             column = target - first
             here = (column >= 0) & (column < logits.shape[1])
             value = logits[row, column.clamp(0, logits.shape[1] - 1)]

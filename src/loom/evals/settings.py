@@ -35,8 +35,9 @@ class EvalRecipe:
     seed: int = 0
     chat: bool = False
     """Written answers: prompts in the chat format, for a tuned model."""
-    judge: str | None = None
-    """Who judges written answers: replay:FILE, model:FOLDER, endpoint:URL#MODEL; classifier:FOLDER."""
+    judges: tuple[str, ...] = ()
+    """Who judges written answers, TASK=JUDGE or a JUDGE for all that take its kind: replay:FILE, model:FOLDER,
+    endpoint:URL#MODEL, classifier:FOLDER."""
     max_new_tokens: int | None = None
     conversations: Path | None = None
     """A folder of `loom prepare sft --held-out N`: held-out answers, whether answers end, probes."""

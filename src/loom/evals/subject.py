@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bf
 
 @dataclass(frozen=True)
 class Subject:
-    """`max_length` is the context the model was made for; `digest` is that of its weights' files."""
+    """`max_length` is the context the model was made for; `digest` is that of its weights' files. `cached`:
+    what it gives is kept in the user's cache folder and looked up there."""
 
     model: Any
     tokenizer: Tokenizer
@@ -30,6 +32,7 @@ class Subject:
     digest: str
     dtype: str
     device: str
+    cached: bool = False
 
 
 def load_subject(path: Path, dtype: str = "float32", device: str | None = None) -> Subject:
@@ -47,6 +50,7 @@ def load_subject(path: Path, dtype: str = "float32", device: str | None = None) 
         hasten(model)
         there, rows, length = folder.path, model.config.vocab_size, model.config.context_length
     tokenizer = Tokenizer.load(there)
+    _check_end(there, tokenizer)
     if tokenizer.vocab_size > rows:
         raise LoomError(
             f"The tokenizer in {there} has {tokenizer.vocab_size:,} entries but the model only {rows:,} rows: "
@@ -54,6 +58,36 @@ def load_subject(path: Path, dtype: str = "float32", device: str | None = None) 
         )
     model = model.to(device).eval()
     return Subject(model, tokenizer, length, there, digest(there), dtype, device)
+
+
+OLD_SLIP = (0, 50279)  # OLMo v1 stated 0 in its configuration while 50279 ended the documents of its data
+
+
+def _check_end(path: Path, tokenizer: Tokenizer) -> None:
+    """Raise `LoomError` unless the model ends text with the tokenizer's own token (documents and prompts are
+    read behind it), or, a tuned one of another family, with another of its control tokens; and for a checkpoint
+    whose tokenizer.json is not the one it was written with."""
+    stated: list[Any] = []
+    card = path / "model.json"
+    if card.is_file():
+        stated = [json.loads(card.read_bytes()).get("eos", {}).get("id")]
+        written = {output.path: output.digest for output in artifact.load(path).outputs}
+        if written.get("tokenizer.json", tokenizer.digest) != tokenizer.digest:
+            raise LoomError(f"{path}/tokenizer.json is not the one that the checkpoint was written with.")
+    else:
+        for name in ("config.json", "generation_config.json"):
+            if (path / name).is_file():
+                ids = json.loads((path / name).read_bytes()).get("eos_token_id")
+                stated += ids if isinstance(ids, list) else [ids]
+    known = [one for one in stated if isinstance(one, int)]
+    ends = {tokenizer.eos_id}
+    if is_foreign(path):
+        ends |= {tokenizer.token_id(token) for token in tokenizer.control}
+    if known and not ends & set(known) and (known[0], tokenizer.eos_id) != OLD_SLIP:
+        raise LoomError(
+            f"{path} ends text with id {known[0]}, but in its tokenizer.json {tokenizer.eos_token!r} is "
+            f"{tokenizer.eos_id}: one of the two is another model's."
+        )
 
 
 def digest(path: Path) -> str:

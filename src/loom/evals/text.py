@@ -17,7 +17,7 @@ from loom import artifact
 from loom.errors import LoomError
 from loom.evals.encode import encode_texts
 from loom.evals.perplexity import Document
-from loom.tasks.data import open_lines
+from loom.tasks.data import DAMAGED, open_lines
 from loom.tokens.shards import open_tokens
 from loom.tokens.tokenizer import Tokenizer
 
@@ -148,7 +148,10 @@ def _read(path: Path) -> Iterator[Text]:
     stem = path.name.removesuffix(path.suffix) if path.name.endswith(".txt") else path.name.split(".json")[0]
     source = path.parent.parent.name if paloma else stem
     if path.suffix == ".txt":
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LoomError(f"{path} cannot be read as UTF-8 text: {error}.") from None
         if text.strip():
             yield Text(path.name, source, source, text)
         return
@@ -174,5 +177,5 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError) as error:
+    except DAMAGED as error:
         raise LoomError(f"{path} cannot be read: {error}. Fetch or make it again.") from None

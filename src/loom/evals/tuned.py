@@ -20,16 +20,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from loom import artifact
-from loom.chat.format import FORMATS, Message, Renderer
+from loom.chat.format import Message
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals import metrics
+from loom.evals import cache, metrics
 from loom.evals.perplexity import bootstrap_ratio
 from loom.evals.probes import PROBES
 from loom.evals.rows import Row, Scored, tree
-from loom.evals.scorer import score_rows
 from loom.evals.subject import Subject
-from loom.evals.written import generate_answers
+from loom.evals.written import chat_of, fit_turns, generate_answers
 from loom.tokens.shards import open_tokens
 
 Found = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -85,7 +84,7 @@ def answers(subject: Subject, folder: Path, seed: int = 0, limit: int | None = N
         kept.append((document.id, ids[at + 1]))
     if not kept:
         raise LoomError(f"{folder} has no held-out answers: prepare it with --held-out N.")
-    logp = score_rows(subject.model, rows, len(kept), device=subject.device)
+    logp = cache.rows(subject, rows, len(kept))
     tokens = np.array([len(ids) for _, ids in kept], dtype=np.float64)
     sizes = np.array([len(subject.tokenizer.decode(ids.tolist()).encode()) for _, ids in kept], np.float64)
     figures = {
@@ -114,11 +113,13 @@ def preferences(subject: Subject, folder: Path, limit: int | None = None) -> Fou
     fitting = [pair for pair in pairs if max(len(side.ids) for side in pair) <= subject.max_length]
     if not fitting:
         raise LoomError(f"{folder} has no held-out pairs that fit: `loom prepare dpo --held-out N`.")
-    rows = [
-        tree([Scored(_read(side), _trained(side), 2 * index + at) for at, side in enumerate(pair)])
+    sides_of = [
+        [Scored(_read(side), _trained(side), 2 * index + at) for at, side in enumerate(pair)]
         for index, pair in enumerate(fitting)
     ]
-    logp = score_rows(subject.model, rows, 2 * len(fitting), device=subject.device).reshape(-1, 2)
+    alone = getattr(subject.model, "plain", False)  # such a model takes one sequence a row
+    rows = [tree(part) for pair in sides_of for part in ([[one] for one in pair] if alone else [pair])]
+    logp = cache.rows(subject, rows, 2 * len(fitting)).reshape(-1, 2)
     counts = np.array([[_trained(side) for side in pair] for pair in fitting], dtype=np.float64)
     figures: dict[str, Any] = {}
     for name, values in (("acc", logp), ("acc_token", logp / counts)):
@@ -200,13 +201,12 @@ def _say(
     subject: Subject, name: str, prompts: Sequence[Sequence[Message]], max_new_tokens: int | None
 ) -> tuple[list[Any], int]:
     """Answers, and how many prompts lost their left end to make room for one."""
-    renderer = Renderer(FORMATS["olmo-v1"], subject.tokenizer)
+    form = chat_of(subject)
     limit = min(max_new_tokens or LONGEST_ANSWER, subject.max_length // 2)
-    room = subject.max_length - limit
-    ids = [renderer.render(list(prompt), generation_prompt=True).ids.tolist() for prompt in prompts]
-    with console.progress(name, total=len(ids)) as progress:
-        said = generate_answers(subject, [one[-room:] for one in ids], limit, progress=progress)
-    return said, sum(len(one) > room for one in ids)
+    fitted = [fit_turns(form, list(prompt), subject.max_length - limit) for prompt in prompts]
+    with console.progress(name, total=len(fitted)) as progress:
+        said = generate_answers(subject, [ids for ids, _ in fitted], limit, form.stop_ids, progress=progress)
+    return said, sum(cut for _, cut in fitted)
 
 
 def _until_answer(messages: Sequence[dict[str, Any]]) -> Iterator[Message]:

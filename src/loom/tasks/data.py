@@ -5,29 +5,48 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 import orjson
+import zstandard
 
-from loom.artifact import digest_file
+from loom.artifact import digest_file, digest_json
 from loom.errors import LoomError
+from loom.tasks.hub import shards
 from loom.tasks.item import BadRow, Item, Task, check
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow")
 ORDER = ("validation", "val", "test", "dev", "train")  # what is taken where the protocol's split is absent
+EXAMPLES = ("dev", "train")  # where worked examples are taken from
+DAMAGED = (
+    OSError,
+    EOFError,
+    zlib.error,
+    zstandard.ZstdError,
+)  # what a file that is cut short or overwritten gives
 SEED = 1234  # of every sample of rows, as in Catwalk and OLMo's own evaluation
 
 
 @dataclass(frozen=True)
 class Found:
-    """A task's file: the split it holds ("" for a file without one) and its digest."""
+    """A task's file, or its shards in order: the split they hold ("" for files without one), their digests."""
 
-    path: Path
+    paths: tuple[Path, ...]
     split: str
-    digest: str
+    digests: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The first file: what a message names."""
+        return self.paths[0]
+
+    @property
+    def digest(self) -> str:
+        return self.digests[0] if len(self.digests) == 1 else digest_json(list(self.digests))
 
 
 @dataclass(frozen=True)
@@ -43,23 +62,31 @@ class Loaded:
 def find(
     folder: Path, names: Sequence[str], splits: Sequence[str], source: str = "", only: bool = False
 ) -> Found:
-    """The file `<name>.<split>.jsonl` (or .gz, .zst, Parquet, Arrow) of the first split there is.
+    """The rows of the first split there is: `<name>.<split>.jsonl` (or .gz, .zst, Parquet, Arrow), or the Hub's
+    own layouts of `source` (see `loom.tasks.hub`).
 
     The protocol's splits come first, then, unless `only` they will do, any other, then `<name>.jsonl`. Raises
     `LoomError` that names the file and where its rows come from.
     """
     for split in splits if only else [*splits, *(name for name in ORDER if name not in splits), ""]:
-        for name in names:
-            for suffix in SUFFIXES:
-                path = folder / (f"{name}.{split}{suffix}" if split else f"{name}{suffix}")
-                if path.is_file():
-                    return Found(path, split, digest_file(path))
+        if found := there(folder, names, split, source):
+            return Found(tuple(found), split, tuple(map(digest_file, found)))
     wanted = folder / (f"{names[0]}.{splits[0]}.jsonl" if splits else f"{names[0]}.jsonl")
     where = (
         f" It holds the rows of {source} on the Hugging Face Hub, one JSON object a line" if source else ""
     )
     fetch = f"{where}; with a network, --fetch gets it." if source else ""
     raise LoomError(f"There is no {wanted} (.gz will do).{fetch} Name the folder that holds it with --data.")
+
+
+def there(folder: Path, names: Sequence[str], split: str, source: str) -> list[Path]:
+    """The files of one split, none if it is not there. Raises `LoomError` where a shard is missing."""
+    for name in names:
+        for suffix in SUFFIXES:
+            path = folder / (f"{name}.{split}{suffix}" if split else f"{name}{suffix}")
+            if path.is_file():
+                return [path]
+    return shards(folder, names, split, source) if split else []
 
 
 def load(
@@ -86,9 +113,9 @@ def load(
     bad: dict[str, str] = {}
     total = 0
     for found, subject in parts:
-        rows = list(read_rows(found.path))
+        rows = list(read_rows(*found.paths))
         total += len(rows)
-        header = _header(task, found, subject)
+        header = _header(task, folder, found, subject)
         own = task.sample if len(rows) > task.sample_above else None
         for index in _keep(len(rows), (own, sample), limit):
             try:
@@ -115,14 +142,17 @@ def _subjects(task: Task, folder: Path, splits: Sequence[str], only: bool) -> It
         yield find(folder, (subject,), splits, task.source, only), subject
 
 
-def _header(task: Task, found: Found, subject: str) -> str:
+def _header(task: Task, folder: Path, found: Found, subject: str) -> str:
     """What stands before every question of a subject: the description and the worked examples."""
     description = task.description(subject) if task.description else ""
     if not task.shots:
         return description
     names = (subject,) if subject else task.files
-    other = next((there for name in ("dev", "train") if (there := _beside(found, names, name))), None)
-    rows = list(read_rows(other.path)) if other else []
+    root = folder / task.files[0] if subject else folder
+    other = next(
+        (other for name in EXAMPLES if (other := _other(root, names, name, task.source, found))), None
+    )
+    rows = list(read_rows(*other.paths)) if other else []
     if len(rows) < task.shots:
         what = f"{other.path} has {len(rows)} rows" if other else f"there is no {names[0]}.dev.jsonl"
         raise LoomError(f"{task.name} shows {task.shots} examples, but beside {found.path} {what}.")
@@ -130,12 +160,11 @@ def _header(task: Task, found: Found, subject: str) -> str:
     return description + "".join("".join(item.pairs[item.golds[0]]) + "\n\n" for item in examples)
 
 
-def _beside(found: Found, names: Sequence[str], split: str) -> Found | None:
-    try:
-        other = find(found.path.parent, names, (split,))
-    except LoomError:
+def _other(root: Path, names: Sequence[str], split: str, source: str, found: Found) -> Found | None:
+    paths = there(root, names, split, source)
+    if not paths or tuple(paths) == found.paths:
         return None
-    return other if other.split == split and other.path != found.path else None
+    return Found(tuple(paths), split, tuple(map(digest_file, paths)))
 
 
 def _with_header(item: Item, header: str, subject: str) -> Item:
@@ -163,19 +192,34 @@ def _why(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of JSON lines (gz, zst), Parquet or Arrow. Raises `LoomError` naming file and line."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+def read_rows(*paths: Path) -> Iterator[dict[str, Any]]:
+    """Rows of JSON lines (gz, zst), Parquet or Arrow, file after file. Raises `LoomError` naming file and line."""
+    for path in paths:
+        if path.suffix in (".parquet", ".arrow"):
+            yield from _columns(path)
+        else:
+            yield from _lines(path)
 
-        yield from pq.read_table(path).to_pylist()
-        return
-    if path.suffix == ".arrow":
-        import pyarrow as pa
 
-        with pa.memory_map(str(path)) as source:
-            yield from pa.ipc.open_stream(source).read_all().to_pylist()
-        return
+def _columns(path: Path) -> list[dict[str, Any]]:
+    """Rows of a Parquet or Arrow file (a stream, as `datasets` caches it, or a file)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+        else:
+            with pa.memory_map(str(path)) as source:
+                stream = source.read(6) != b"ARROW1"
+                source.seek(0)
+                table = (pa.ipc.open_stream if stream else pa.ipc.open_file)(source).read_all()
+        return cast(list[dict[str, Any]], table.to_pylist())
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise LoomError(f"{path} cannot be read: {error}. Fetch or make the file again.") from None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     number = 1
     try:
         with open_lines(path) as stream:
@@ -186,7 +230,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                         raise ValueError("not a JSON object")
                     yield row
                 number += 1
-    except (OSError, EOFError, ValueError) as error:
+    except (*DAMAGED, ValueError) as error:
         raise LoomError(f"{path}:{number} cannot be read: {error}. Fetch or make the file again.") from None
 
 
@@ -195,7 +239,5 @@ def open_lines(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
-        import zstandard
-
         return io.BufferedReader(zstandard.open(path, "rb"))
     return open(path, "rb")

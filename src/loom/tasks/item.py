@@ -36,6 +36,9 @@ class Item:
     """PMI: the context that the continuations are scored after a second time."""
     chat: bool = False
     """The contexts are chat prompts: they begin with the end-of-text token."""
+    question: tuple[str, ...] = ()
+    """The question in plain words, without the prompt's frame, in the spellings a person may give it: that a
+    model was tuned on it is found by them."""
 
     @property
     def golds(self) -> tuple[int, ...]:
@@ -46,10 +49,11 @@ class BadRow(ValueError):
     """A row that cannot become an item; the reader adds file and line."""
 
 
-def asked(item: Item) -> str:
-    """What a user would have asked: the context without its few-shot header and the chat format's frame."""
+def asked(item: Item) -> tuple[str, ...]:
+    """What a user may have asked: the context without its few-shot header and the chat format's frame, and the
+    question alone."""
     text = item.pairs[0][0].removeprefix(item.header)
-    return text.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n")
+    return (text.removeprefix("<|user|>\n").removesuffix("\n<|assistant|>\n"), *item.question)
 
 
 def choose(

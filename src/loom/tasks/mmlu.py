@@ -48,19 +48,20 @@ def indented(doc_id: int, row: Row) -> Item:
 
 
 def indented_question(doc_id: int, row: Row) -> Item:
-    return letters(
-        doc_id, f"Question: {row['question'].strip()}", row["choices"], integer(row, "answer"), " "
-    )
+    question = row["question"].strip()
+    return letters(doc_id, f"Question: {question}", row["choices"], integer(row, "answer"), " ", question)
 
 
 def cloze(doc_id: int, row: Row) -> Item:
     """The harness's continuation form: the choice's text is scored."""
-    return choose(doc_id, question_answer(row["question"].strip()), row["choices"], integer(row, "answer"))
+    return plain(doc_id, {**row, "question": row["question"].strip()})
 
 
 def plain(doc_id: int, row: Row) -> Item:
     """OLMo's in-loop form: the question as it stands in the row."""
-    return choose(doc_id, question_answer(row["question"]), row["choices"], integer(row, "answer"))
+    question = row["question"]
+    gold = integer(row, "answer")
+    return choose(doc_id, question_answer(question), row["choices"], gold, question=(question,))
 
 
 def choice_header(subject: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from loom.tasks.item import BadRow, Item, Row, choose
 
@@ -40,30 +42,42 @@ def integer(row: Row, name: str, first: int = 0) -> int:
 
 def arc(doc_id: int, row: Row) -> Item:
     texts, gold = labelled(row)
-    return choose(doc_id, question_answer(row["question"]), texts, gold, unconditioned="Answer:")
+    return _asked(doc_id, row["question"], texts, gold, unconditioned="Answer:")
 
 
-def letters(doc_id: int, stem: str, texts: Sequence[str], gold: int, indent: str = "") -> Item:
-    """The multiple-choice form: choices listed by letter, the letter is the continuation."""
+def _asked(doc_id: int, question: str, texts: Sequence[str], gold: int, **more: Any) -> Item:
+    return choose(doc_id, question_answer(question), texts, gold, question=(question,), **more)
+
+
+def letters(
+    doc_id: int, stem: str, texts: Sequence[str], gold: int, indent: str = "", question: str = ""
+) -> Item:
+    """The multiple-choice form: choices listed by letter, the letter is the continuation. `question` is the stem
+    in plain words, where it is framed."""
     lines = "".join(f"{indent}{LETTERS[i]}. {text}\n" for i, text in enumerate(texts))
-    return choose(doc_id, f"{stem}\n{lines}Answer:", LETTERS[: len(texts)], gold)
+    letter = LETTERS[: len(texts)]
+    return choose(doc_id, f"{stem}\n{lines}Answer:", letter, gold, question=(question or stem,))
 
 
 def arc_letters(doc_id: int, row: Row) -> Item:
     texts, gold = labelled(row)
-    return letters(doc_id, f"Question: {row['question']}", texts, gold, " ")
+    return letters(doc_id, f"Question: {row['question']}", texts, gold, " ", row["question"])
 
 
 def boolq(doc_id: int, row: Row) -> Item:
     text = f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:"
-    return choose(doc_id, text, ("no", "yes"), _truth(row), cluster=row["passage"])
+    return choose(
+        doc_id, text, ("no", "yes"), _truth(row), cluster=row["passage"], question=(row["question"],)
+    )
 
 
 def boolq_inloop(doc_id: int, row: Row) -> Item:
     """In-loop BoolQ has the passage without its "Title -- ", and yes before no."""
     passage = row["passage"] if "answer" in row else row["passage"].split(" -- ", 1)[-1]
     text = f"{passage}\nQuestion: {row['question']}?\nAnswer:"
-    return choose(doc_id, text, ("yes", "no"), 1 - _truth(row), cluster=row["passage"])
+    return choose(
+        doc_id, text, ("yes", "no"), 1 - _truth(row), cluster=row["passage"], question=(row["question"],)
+    )
 
 
 def _truth(row: Row) -> int:
@@ -82,7 +96,8 @@ def _hellaswag(doc_id: int, row: Row, clean: Callable[[str], str]) -> Item:
     context = f"{row['ctx_a']} {row['ctx_b'].capitalize()}"
     endings = [clean(ending) for ending in row["endings"]]
     text = clean(f"{row['activity_label']}: {context}")
-    return choose(doc_id, text, endings, integer(row, "label"), unconditioned="Answer:")
+    plain = (clean(context),)
+    return choose(doc_id, text, endings, integer(row, "label"), unconditioned="Answer:", question=plain)
 
 
 def _wikihow(text: str) -> str:
@@ -93,7 +108,8 @@ def _wikihow(text: str) -> str:
 
 def openbookqa(doc_id: int, row: Row) -> Item:
     texts, gold = labelled(row)
-    return choose(doc_id, row["question_stem"], texts, gold, unconditioned="Answer:")
+    stem = row["question_stem"]
+    return choose(doc_id, stem, texts, gold, unconditioned="Answer:", question=(stem,))
 
 
 def openbookqa_olmes(doc_id: int, row: Row) -> Item:
@@ -105,15 +121,18 @@ def openbookqa_letters(doc_id: int, row: Row) -> Item:
 
 
 def piqa(doc_id: int, row: Row) -> Item:
-    return choose(doc_id, question_answer(row["goal"]), (row["sol1"], row["sol2"]), integer(row, "label"))
+    return _asked(doc_id, row["goal"], (row["sol1"], row["sol2"]), integer(row, "label"))
 
 
 def piqa_olmes(doc_id: int, row: Row) -> Item:
-    return choose(doc_id, f"Goal: {row['goal']}\nAnswer:", (row["sol1"], row["sol2"]), integer(row, "label"))
+    texts = (row["sol1"], row["sol2"])
+    context = f"Goal: {row['goal']}\nAnswer:"
+    return choose(doc_id, context, texts, integer(row, "label"), question=(row["goal"],))
 
 
 def piqa_letters(doc_id: int, row: Row) -> Item:
-    return letters(doc_id, f"Goal: {row['goal']}", (row["sol1"], row["sol2"]), integer(row, "label"), " ")
+    texts = (row["sol1"], row["sol2"])
+    return letters(doc_id, f"Goal: {row['goal']}", texts, integer(row, "label"), " ", row["goal"])
 
 
 def sciq(doc_id: int, row: Row) -> Item:
@@ -131,7 +150,7 @@ def sciq_catwalk(doc_id: int, row: Row) -> Item:
 
 def _sciq(doc_id: int, row: Row, text: str) -> Item:
     texts = [row["distractor1"], row["distractor2"], row["distractor3"], row["correct_answer"]]
-    return choose(doc_id, text, texts, 3, cluster=row["support"])
+    return choose(doc_id, text, texts, 3, cluster=row["support"], question=(row["question"],))
 
 
 def winogrande(doc_id: int, row: Row) -> Item:
@@ -140,24 +159,30 @@ def winogrande(doc_id: int, row: Row) -> Item:
     if not blank:
         raise BadRow("its sentence has no blank _")
     rest = after.strip()
-    pairs = tuple((before + row[name], f" {rest}") for name in ("option1", "option2"))
-    return Item(doc_id, pairs, integer(row, "answer", first=1), (rest, rest))
+    options = (row["option1"], row["option2"])
+    pairs = tuple((before + option, f" {rest}") for option in options)
+    # With its blank, without it, and filled in.
+    plain = (row["sentence"], f"{before} {after}", *(before + option + after for option in options))
+    return Item(doc_id, pairs, integer(row, "answer", first=1), (rest, rest), question=plain)
 
 
 def winogrande_letters(doc_id: int, row: Row) -> Item:
     stem = f"Fill in the blank: {row['sentence'].replace('_', '___')}"
-    return letters(doc_id, stem, (row["option1"], row["option2"]), integer(row, "answer", first=1), " ")
+    plain = winogrande(doc_id, row)
+    return replace(
+        letters(doc_id, stem, (row["option1"], row["option2"]), plain.golds[0], " "), question=plain.question
+    )
 
 
 def copa(doc_id: int, row: Row) -> Item:
     """Two spaces before a choice: the harness joins with one and the choice brings one."""
-    return choose(
-        doc_id, _copa_premise(row), [f" {text}" for text in _copa_choices(row)], integer(row, "label")
-    )
+    texts = [f" {text}" for text in _copa_choices(row)]
+    return choose(doc_id, _copa_premise(row), texts, integer(row, "label"), question=(row["premise"],))
 
 
 def copa_inloop(doc_id: int, row: Row) -> Item:
-    return choose(doc_id, _copa_premise(row), _copa_choices(row), integer(row, "label"))
+    texts = _copa_choices(row)
+    return choose(doc_id, _copa_premise(row), texts, integer(row, "label"), question=(row["premise"],))
 
 
 def _copa_premise(row: Row) -> str:
@@ -177,7 +202,7 @@ def _copa_choices(row: Row) -> list[str]:
 def commonsense_qa(doc_id: int, row: Row) -> Item:
     """The harness's form: lettered choices."""
     texts, gold = labelled(row)
-    return letters(doc_id, f"Question: {row['question'].strip()}", texts, gold)
+    return letters(doc_id, f"Question: {row['question'].strip()}", texts, gold, question=row["question"])
 
 
 def social_iqa(doc_id: int, row: Row) -> Item:
@@ -191,9 +216,11 @@ def social_iqa_question(doc_id: int, row: Row) -> Item:
 def social_iqa_letters(doc_id: int, row: Row) -> Item:
     texts = (row["answerA"], row["answerB"], row["answerC"])
     stem = f"Question: {row['context']} {row['question']}"
-    return letters(doc_id, stem, texts, integer(row, "label", first=1), " ")
+    return letters(doc_id, stem, texts, integer(row, "label", first=1), " ", stem.removeprefix("Question: "))
 
 
 def _siqa(doc_id: int, row: Row, text: str) -> Item:
     texts = (row["answerA"], row["answerB"], row["answerC"])
-    return choose(doc_id, text, texts, integer(row, "label", first=1), unconditioned="Answer:")
+    gold = integer(row, "label", first=1)
+    plain = (f"{row['context']} {row['question']}",)
+    return choose(doc_id, text, texts, gold, unconditioned="Answer:", question=plain)

@@ -53,7 +53,7 @@ def _item(doc_id: int, row: Row, texts: Sequence[str], gold: int | tuple[int, ..
     question = row["question"] if "question" in row else row["Question"]
     context = f"{prompt(question)}\nA:"
     pairs = tuple((context, f" {text}") for text in texts)
-    return Item(doc_id, pairs, gold, tuple(texts), header=PROMPT)
+    return Item(doc_id, pairs, gold, tuple(texts), header=PROMPT, question=(question,))
 
 
 def _targets(row: Row, name: str) -> tuple[list[str], list[int]]:
