@@ -29,6 +29,8 @@ FILTERS = [
     "$.attributes[?(@.n)]",
     "$.attributes[?(@.n && @.n[0] && @.n[0][2] < 50)]",
     "$.attributes[?(@.n[0][2] >= 50)]",
+    "$.attributes[?(@.n[0][2] >= 60)]",  # which 60.0 is not, to Dolma
+    "$.attributes[?(@.n && @.n[0] && @.n[0][2] <= 60.0)]",
     "$.attributes[?(@.n[0][2] != 60.0)]",
     "$.attributes[?(!(@.n))]",
     "$.attributes[?(@.n == null)]",

@@ -25,54 +25,19 @@ from tests.corpus.test_curate import corpus, recipe, texts, write
 BUCKET = "corpora"
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of a fresh bucket; Loom finds the server and the credentials as users give them."""
-    import boto3
-
-    credentials = tmp_path / "credentials"
-    credentials.write_text("[lab]\naws_access_key_id = key\naws_secret_access_key = secret\n")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
-    monkeypatch.setenv("AWS_PROFILE", "lab")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv(remote.ENDPOINT, s3_server)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    client = boto3.client("s3", endpoint_url=s3_server)
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=item["Key"])
-    client.delete_bucket(Bucket=BUCKET)
-    remote.filesystem(f"s3://{BUCKET}").invalidate_cache()
-
-
-def upload(client: Any, folder: Path, prefix: str) -> None:
+def upload(client: Any, folder: Path, prefix: str, bucket: str = BUCKET) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            client.upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder).as_posix()}")
+            client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")
 
 
-def names(client: Any) -> list[str]:
-    return [item["Key"] for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+def names(client: Any, bucket: str = BUCKET) -> list[str]:
+    return [item["Key"] for item in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
 
 
-def fetch(client: Any, key: str, to: Path) -> Path:
+def fetch(client: Any, key: str, to: Path, bucket: str = BUCKET) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
-    client.download_file(BUCKET, key, str(to))
+    client.download_file(bucket, key, str(to))
     return to
 
 

@@ -32,6 +32,9 @@ def run(
         list[str] | None, typer.Option(help="A file that a tagger reads: NAME=MODEL.bin, NAME=LIST.txt.")
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Address of an S3-compatible server.")] = None,
+    compat: Annotated[
+        str, typer.Option(help="dolma-1.2, with -c: Dolma's names write Dolma's attributes in any case.")
+    ] = "",
 ) -> dict[str, Any]:
     """Run taggers over documents: attributes beside them, row by row.
 
@@ -46,32 +49,57 @@ def run(
     if (config is None) == (not documents):
         raise LoomError("Give either -c FILE or --documents GLOB... with --taggers.")
     names = [name.strip() for name in taggers.split(",") if name.strip()]
-    values: dict[str, Any] = {"documents": documents, "taggers": names, "experiment": experiment}
-    values |= {"format": format, "modules": tagger_modules or [], "files": _files(file or [])}
+    if compat not in ("", "dolma-1.2"):
+        raise LoomError(f"--compat knows dolma-1.2 only, not {compat!r}.")
+    files = _files(file or [])
     if config is not None:
-        from loom.corpus.dolma.config import Tagger, load
+        idle = {
+            "--taggers": names,
+            "--out": out,
+            "--experiment": experiment,
+            "--tagger-modules": tagger_modules,
+        }
+        if given := next((flag for flag, value in idle.items() if value), None):
+            raise LoomError(f"{given} says nothing with -c, where the file says: leave it out.")
+        return _dolma(config, files, format, engine, workers, address)
+    if compat:
+        raise LoomError("--compat is for Dolma's own files (-c FILE).")
+    values: dict[str, Any] = {"documents": documents, "taggers": names, "experiment": experiment}
+    values |= {"format": format, "modules": tagger_modules or [], "files": files}
+    return _report(tag(build(values, Tag, "loom tag"), out, choose(engine, workers, address)))
 
-        dolma = load(config, Tagger)
-        values |= {"documents": dolma.documents, "taggers": dolma.taggers, "experiment": dolma.experiment}
-        values["modules"] = dolma.tagger_modules
-        workers = workers or dolma.processes
-        if isinstance(dolma.destination, tuple) and len(dolma.destination) > 1:
-            raise LoomError(f"{config}: `destination` names several folders; run one at a time.")
-        if dolma.destination:
-            out = Path(dolma.destination if isinstance(dolma.destination, str) else dolma.destination[0])
-            out = out.parent if out.name == "attributes" else out
-    artifacts = tag(build(values, Tag, "loom tag"), out, choose(engine, workers, address))
+
+def _report(artifacts: list[Any]) -> dict[str, Any]:
+    from loom.corpus import remote
+
+    where = [remote.address(item.path) or str(item.path) for item in artifacts]
     rows = [
-        (item.path.name, item.counters["documents"], item.counters["rejected"], str(item.path))
-        for item in artifacts
+        (item.path.name, item.counters["documents"], item.counters["rejected"], place)
+        for item, place in zip(artifacts, where, strict=True)
     ]
     console.table("Tagged", ["tagger", "documents", "rejected", "written to"], rows)
-    return {
-        "attributes": [str(item.path) for item in artifacts],
-        "documents": artifacts[0].counters["documents"],
-        "bytes": artifacts[0].counters["bytes"],
-        "rejected": artifacts[0].counters["rejected"],
-    }
+    roots = {item.path.parent: item for item in artifacts}.values()  # each counts its documents once
+    total = {key: sum(item.counters[key] for item in roots) for key in ("documents", "bytes", "rejected")}
+    return {"attributes": where, **total}
+
+
+def _dolma(
+    config: Path, files: dict[str, list[str]], format: str, engine: str, workers: int | None, address: str
+) -> dict[str, Any]:
+    from loom.corpus import remote
+    from loom.corpus.dolma import places
+    from loom.corpus.dolma.config import Tagger, load
+    from loom.corpus.dolma.tagging import plan, tag
+
+    chosen = load(config, Tagger)
+    read = {name: tuple(paths) for name, paths in files.items()}
+    if chosen.dryrun:
+        roots = [remote.address(item.root) or str(item.root) for item in plan(chosen, read, format)]
+        rows = [(root, ", ".join(chosen.taggers)) for root in roots]
+        console.table("Dry run: nothing was done", ["root", "taggers"], rows)
+        return {"dryrun": True, "roots": roots, "taggers": list(chosen.taggers)}
+    count = workers or (1 if chosen.debug else places.workers(chosen.processes))
+    return _report(tag(chosen, read, choose(engine, count, address), format))
 
 
 def _files(given: list[str]) -> dict[str, list[str]]:

@@ -134,17 +134,22 @@ def _dedupe(
         done = _write(chosen, planned.names, printed, judged, root, engine)
         if kept is not None:
             kept.result()
-    aside = [item for result in printed for item in result.outputs[1:] if item.rows]
-    for result in printed:
-        if not result.outputs[1].rows:
-            (root / result.outputs[1].path).unlink(missing_ok=True)
+    aside = [
+        item for result in printed for item in result.outputs if item.path.startswith(f"{tag.REJECTED}/")
+    ]
+    for item in aside:
+        if not item.rows:
+            (root / item.path).unlink(missing_ok=True)
     tag.remove_empty(root / tag.REJECTED)
     artifact = commit(
         root,
         "attributes",
         recipe=plain,
         inputs=inputs,
-        outputs=[*aside, *(item for result in done for item in result.outputs)],
+        outputs=[
+            *(item for item in aside if item.rows),
+            *(item for result in done for item in result.outputs),
+        ],
         counters={
             **sum_counters([result.counters for result in done]),
             "rejected": sum(result.counters["rejected"] for result in printed),

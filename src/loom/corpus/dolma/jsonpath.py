@@ -309,11 +309,11 @@ def _comparison(
         case "<":
             return lambda a, b: ordered(a, b, lambda x, y: x < y)
         case "<=":
-            return lambda a, b: ordered(a, b, lambda x, y: x <= y) or equal(a, b)
+            return lambda a, b: ordered(a, b, lambda x, y: x < y) or equal(a, b)
         case ">":
             return lambda a, b: ordered(a, b, lambda x, y: x > y)
         case ">=":
-            return lambda a, b: ordered(a, b, lambda x, y: x >= y) or equal(a, b)
+            return lambda a, b: ordered(a, b, lambda x, y: x > y) or equal(a, b)
         case "in":
             return lambda a, b: bool(a) and len(b) == 1 and all(any(same(x, y) for y in b[0]) for x in a)
         case "nin":
