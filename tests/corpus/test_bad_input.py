@@ -75,6 +75,49 @@ def test_rows_that_are_no_documents(tmp_path: Path, line: bytes, reason: str) ->
     assert reason in row["reason"]
 
 
+@pytest.mark.parametrize("stage", ["minhash", "decontaminate"])
+def test_stages_that_read_documents_set_rows_aside(tmp_path: Path, stage: str) -> None:
+    """With file, line and reason, counted; the sidecar has a row a document, and `loom stat` reads it alone."""
+    from loom.artifact import Artifact
+    from loom.corpus.contamination import Decontaminate, run
+    from loom.corpus.dedupe.minhash import MinHash, minhash
+    from loom.corpus.statistics import files_of, histograms
+
+    folder = tmp_path / "documents" / "s"
+    folder.mkdir(parents=True)
+    rows = [orjson.dumps({"id": str(i), "text": prose(i // 2, 40)}) for i in range(6)]
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(b"\n".join([rows[0], b"{", *rows[1:], b'{"id": "x"}'])))
+    (folder / "b.jsonl").write_bytes(b"\n".join(rows[:1]).replace(b'"0"', b'"b"'))
+    (tmp_path / "held.jsonl").write_bytes(orjson.dumps({"text": prose(1, 40)}) + b"\n")
+
+    def work(workers: int) -> Artifact:
+        engine = LocalEngine(workers)
+        if stage == "minhash":
+            return minhash(MinHash((str(tmp_path / "documents"),), "marked"), engine)
+        held = (str(tmp_path / "held.jsonl"),)
+        chosen = Decontaminate((str(tmp_path),), held, name="marked", most_removed=1.0)
+        return run(chosen, engine=engine)
+
+    made = work(2)
+    assert (made.counters["documents"], made.counters["rejected"]) == (7, 2)
+    (aside,) = (made.path / "rejected").rglob("*.jsonl")
+    assert f"rejected/{aside.relative_to(made.path / 'rejected')}" in {item.path for item in made.outputs}
+    found = [orjson.loads(line) for line in documents.read_lines(aside)]
+    assert [(row["file"], row["line"]) for row in found] == [("a.jsonl.gz", 2), ("a.jsonl.gz", 8)]
+    assert "not JSON" in found[0]["reason"]
+    assert found[1]["reason"] == "no 'text'"
+    assert work(1).digest == made.digest
+    (histogram,) = histograms(files_of([str(tmp_path / "attributes")]))
+    assert (histogram.key, histogram.documents) == ("marked", 7)
+
+
+def test_a_folder_of_documents_is_not_what_lies_beside_them(tmp_path: Path) -> None:
+    documents.write(tmp_path / "documents" / "a.jsonl", corpus())
+    (made,) = tag(Tag((str(tmp_path),), ("char_length_v1",)), tmp_path, LocalEngine(1))
+    (again,) = tag(Tag((str(tmp_path),), ("bytes_length_v1",)), tmp_path, LocalEngine(1))
+    assert [item.path for item in made.outputs] == [item.path for item in again.outputs] == ["a.jsonl.gz"]
+
+
 def test_a_gz_cut_short_stops_the_run_and_is_named(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", corpus(), 2)
     path = raw / "documents" / "s" / "part-01.jsonl.gz"

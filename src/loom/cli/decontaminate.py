@@ -52,10 +52,11 @@ def run(
     )
     counters = dict(artifact.counters)
     share = counters["contaminated"] / max(counters["documents"], 1)
-    columns = ["searched for", "documents", "contaminated", "share", "spans"]
+    columns = ["searched for", "documents", "rejected", "contaminated", "share", "spans"]
     row = (
         counters["searched_for"],
         counters["documents"],
+        counters["rejected"],
         counters["contaminated"],
         f"{share:.4%}",
         counters["spans"],

@@ -168,6 +168,7 @@ def _minhash(
     values = {"documents": documents, "name": name, **{k: v for k, v in chosen.items() if v is not None}}
     artifact = minhash(build(values, MinHash, "loom dedupe"), engine, out)
     counters = dict(artifact.counters)
-    rows = [(name, counters["documents"], counters["clusters"], counters["duplicates"], str(artifact.path))]
-    console.table("Near-duplicates", ["name", "documents", "clusters", "marked", "written to"], rows)
+    keys = ("documents", "rejected", "clusters", "duplicates")
+    columns = ["name", "documents", "rejected", "clusters", "marked", "written to"]
+    console.table("Near-duplicates", columns, [(name, *(counters[key] for key in keys), str(artifact.path))])
     return {"attributes": str(artifact.path), **counters}

@@ -20,7 +20,7 @@ import orjson
 import pyarrow as pa
 
 from loom.artifact import atomic_write
-from loom.corpus.documents import read_lines, utf8, write_lines
+from loom.corpus.documents import open_raw, read_lines, utf8, write_lines
 from loom.errors import LoomError
 
 PRECISION = 5  # decimals of a score, as Dolma writes them
@@ -316,7 +316,8 @@ def read(path: Path) -> Iterator[tuple[list[str], dict[str, Spans]]]:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Spans]:
-    keys = dict.fromkeys(key for row in rows for key in row)
+    """Spans by key; what is no list of spans (the id of a duplicate's survivor) is left out."""
+    keys = dict.fromkeys(key for row in rows for key, value in row.items() if isinstance(value, list))
     return {key: from_lists([row.get(key) for row in rows]) for key in keys}
 
 
@@ -324,17 +325,18 @@ def _read_parquet(path: Path) -> Iterator[tuple[list[str], dict[str, Spans]]]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        with open_raw(path, whole=False) as stream:
+            file = pq.ParquetFile(stream)
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                yield (
+                    table.column("id").to_pylist(),
+                    {name: _spans(table.column(name)) for name in table.column_names if name != "id"},
+                )
+    except (pa.ArrowException, OSError) as error:
         raise LoomError(
             f"{path} cannot be read as Parquet ({error}). Remove it and run the tagger again."
         ) from None
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
-        yield (
-            table.column("id").to_pylist(),
-            {name: _spans(table.column(name)) for name in table.column_names if name != "id"},
-        )
 
 
 def _spans(column: pa.ChunkedArray) -> Spans:

@@ -70,12 +70,12 @@ def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = 
     tasks = [
         Task(
             (Input(str(file.path), file.digest), *extra),
-            (tag.sidecar_name(file, "jsonl"),),
+            (tag.sidecar_name(file, "jsonl"), f"{tag.REJECTED}/{file.stem}.jsonl"),
             {"path": str(file.path)},
         )
         for file in files
     ]
-    operation = Operation("decontaminate", 2, _task, settings, _prepare, threads=True)
+    operation = Operation("decontaminate", 3, _task, settings, _prepare, threads=True)
     done = (engine or LocalEngine()).run(operation, tasks, root, "decontaminate")
     counters: dict[str, Any] = sum_counters([item.counters for item in done])
     counters["searched_for"] = searched[1]
@@ -91,7 +91,7 @@ def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = 
         "attributes",
         recipe=plain,
         inputs=inputs,
-        outputs=[item for result in done for item in result.outputs],
+        outputs=tag.kept(done, root),
         counters=counters,
         started=started,
     )
@@ -172,12 +172,17 @@ def find_paragraphs(held: Filter, data: Any, offsets: Any) -> Spans:
 def _task(find: Any, task: Task, out: Path) -> Done:
     name = out.name
     found = []
-    counters = {"documents": 0, "contaminated": 0, "spans": 0}
+    counters = {"documents": 0, "rejected": 0, "contaminated": 0, "spans": 0}
+    rejected: list[documents.Rejected] = []
     for batch in documents.read(Path(task.parameters["path"])):
         spans = find(*batch.utf8())
         found.append((batch.ids, batch.table.column("source").to_pylist(), {name: spans}))
+        rejected += batch.rejected
         counters["documents"] += len(batch)
         counters["contaminated"] += int((np.diff(spans.offsets) > 0).sum())
         counters["spans"] += spans.starts.size
     rows = attributes.write_jsonl(out / task.outputs[0], found)
-    return Done({task.outputs[0]: rows}, counters)
+    with documents.write_lines(out / task.outputs[1]) as stream:
+        stream.writelines(item.json() + b"\n" for item in rejected)
+    counters["rejected"] = len(rejected)
+    return Done({task.outputs[0]: rows, task.outputs[1]: len(rejected)}, counters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from loom.artifact import atomic_write
-from loom.corpus import attributes
+from loom.corpus import attributes, remote
+from loom.corpus.documents import relative_name
+from loom.corpus.tag import REJECTED
 from loom.errors import LoomError
 
+SIDECARS = (".gz", ".zst", ".zstd", ".parquet", ".jsonl")
 BINS = 20
 BARS = " ▁▂▃▄▅▆▇█"
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -40,18 +45,23 @@ class Histogram:
 
 
 def files_of(patterns: Sequence[str]) -> list[Path]:
-    """Sidecars of globs and folders. A pattern that matches none is an error."""
+    """Sidecars of globs, folders and addresses. A pattern that matches none is an error."""
     found: dict[Path, None] = {}
     for pattern in patterns:
-        root = Path(pattern)
-        matches = (
-            sorted(
-                path for path in root.rglob("*") if path.name.endswith((".gz", ".zst", ".parquet", ".jsonl"))
+        if (url := remote.address(pattern)) is not None:
+            matches = [Path(name) for name in remote.find(url, SIDECARS)]
+        elif os.path.isdir(pattern):
+            matches = sorted(path for path in Path(pattern).rglob("*") if path.name.endswith(SIDECARS))
+        else:
+            matches = sorted(
+                Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)
             )
-            if root.is_dir()
-            else sorted(path for path in root.parent.glob(root.name) if path.is_file())
-        )
-        matches = [path for path in matches if path.name not in ("files.jsonl", "inputs.jsonl")]
+        matches = [
+            path
+            for path in matches
+            if path.name not in ("files.jsonl", "inputs.jsonl")
+            and REJECTED not in relative_name(path, [pattern]).split("/")[:-1]
+        ]
         if not matches:
             raise LoomError(
                 f"No attribute file matches {pattern!r}. `loom tag` writes them below attributes/."

@@ -299,12 +299,7 @@ def _run(
     recipe: Tag, names: Sequence[str], files: Sequence[File], root: Path, engine: Engine
 ) -> list[Finished]:
     made = run_files(files, names, recipe.format, root, engine, recipe)
-    for done in made:
-        for item in done.outputs:
-            if item.path.startswith(f"{REJECTED}/") and item.rows == 0:
-                (root / item.path).unlink(missing_ok=True)
-    sweep(root / REJECTED)
-    remove_empty(root / REJECTED)
+    kept(made, root)
     return made
 
 
@@ -361,6 +356,19 @@ def root_of(files: Sequence[File]) -> Path:
     path, name = files[0].path, files[0].name
     root = Path(*path.parts[: len(path.parts) - len(Path(name).parts)])
     return root.parent if root.name == "documents" else root
+
+
+def kept(done: Sequence[Finished], root: Path) -> list[Output]:
+    """The outputs of tasks; files of rejected rows that hold none are removed and left out."""
+    found = []
+    for item in (item for result in done for item in result.outputs):
+        if item.rows or not item.path.startswith(f"{REJECTED}/"):
+            found.append(item)
+        else:
+            (root / item.path).unlink(missing_ok=True)
+    sweep(root / REJECTED)
+    remove_empty(root / REJECTED)
+    return found
 
 
 def remove_empty(folder: Path) -> None:

@@ -70,9 +70,13 @@ def minhash(recipe: MinHash, engine: Engine | None = None, out: Path | None = No
     engine = engine or LocalEngine()
     settings = {key: plain[key] for key in ("words", "bands", "rows", "seed")}
     signed = engine.run(
-        Operation("minhash signatures", 3, _sign, settings, threads=True),
+        Operation("minhash signatures", 4, _sign, settings, threads=True),
         [
-            Task((item,), (f"{WORK}/{n:06d}.bands",), {"path": str(file.path)})
+            Task(
+                (item,),
+                (f"{WORK}/{n:06d}.bands", f"{tag.REJECTED}/{file.stem}.jsonl"),
+                {"path": str(file.path)},
+            )
             for n, (item, file) in enumerate(zip(inputs, files, strict=True))
         ],
         root,
@@ -83,12 +87,14 @@ def minhash(recipe: MinHash, engine: Engine | None = None, out: Path | None = No
     written = _write(recipe, files, signed, joined, root, engine)
     counters = sum_counters([done.counters for done in written])
     counters["clusters"] = joined.counters["clusters"]
+    counters["rejected"] = sum(done.counters["rejected"] for done in signed)
+    aside = [item for item in tag.kept(signed, root) if item.path.startswith(f"{tag.REJECTED}/")]
     artifact = commit(
         root,
         "attributes",
         recipe=plain,
         inputs=inputs,
-        outputs=[item for done in written for item in done.outputs],
+        outputs=[*aside, *(item for done in written for item in done.outputs)],
         counters=counters,
         started=started,
     )
@@ -103,7 +109,9 @@ def _sign(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
 
     functions = hash_functions(settings["seed"], settings["bands"] * settings["rows"])
     keys, sizes, names = [np.zeros((0, settings["bands"], 2), np.uint64)], [np.zeros(0, np.int64)], []
+    rejected: list[documents.Rejected] = []
     for batch in documents.read(Path(task.parameters["path"])):
+        rejected += batch.rejected
         signature, counts = kernels.signatures(*batch.utf8(), settings["words"], *functions)
         keys.append(kernels.bands(signature, counts, settings["rows"]))
         sizes.append(lengths(*batch.utf8()))
@@ -113,7 +121,10 @@ def _sign(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     for band in range(settings["bands"]):
         tables |= exact.spread(f"band-{band:04d}", every[:, band])
     exact.save(out / task.outputs[0], lengths=np.concatenate(sizes), **tables, **id_index.in_order(names))
-    return Done(counters={"documents": len(names)})
+    with write_lines(out / task.outputs[1]) as stream:
+        stream.writelines(item.json() + b"\n" for item in rejected)
+    counters = {"documents": len(names), "rejected": len(rejected)}
+    return Done({task.outputs[1]: len(rejected)}, counters)
 
 
 def _inputs(results: Sequence[Finished]) -> tuple[Input, ...]:
