@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from loom.chat.format import DEFAULT, FORMATS
 from loom.model.config import ModelConfig
 from loom.model.initialize import initialize
 from loom.model.transformer import Transformer
@@ -17,6 +18,7 @@ from loom.tokens.tokenizer import Tokenizer
 from loom.train.checkpoint import ModelCard, save_model
 from tests.conftest import skip_by_name
 from tests.report.test_page import CHROMIUM, FLAGS
+from tests.serve.parrot import parrot, phrase
 from tests.serve.running import Running
 from tests.small import make_tokenizer
 
@@ -70,6 +72,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, model: Transformer, tok
         tokenizer.vocab_size,
     )
     return save_model(tmp_path_factory.mktemp("served") / "small-model", model, card, Path(tokenizer.name))
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A model that says a few words over and over: an answer of it does not end by itself for seconds."""
+    after = FORMATS[DEFAULT].assistant.before
+    says = phrase(tokenizer, "the keeper of a house by a lake", after)
+    return parrot(tmp_path_factory.mktemp("endless") / "model", tokenizer, says, after, 16_384, endless=True)
 
 
 @pytest.fixture(scope="session")

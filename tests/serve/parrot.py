@@ -32,14 +32,22 @@ def phrase(tokenizer: Tokenizer, text: str, after: str, most: int = 40) -> list[
     return best
 
 
-def parrot(folder: Path, tokenizer: Tokenizer, says: Sequence[int], after: str, context: int = 256) -> Path:
-    """A checkpoint that says `says`, then ends, after a prompt that ends with `after`.
+def parrot(
+    folder: Path,
+    tokenizer: Tokenizer,
+    says: Sequence[int],
+    after: str,
+    context: int = 256,
+    endless: bool = False,
+) -> Path:
+    """A checkpoint that says `says`, then ends, after a prompt that ends with `after`; `endless`: over and over.
 
     Attention and MLP add nothing; the head names the token that follows the one just read.
     """
     first = int(tokenizer.encode(after)[-1])
-    chain = [first, *says, tokenizer.eos_id]
-    assert len(set(chain)) == len(chain) <= WIDTH
+    chain = [first, *says]
+    assert len({*chain, tokenizer.eos_id}) == len(chain) + 1 <= WIDTH
+    chain.append(says[0] if endless else tokenizer.eos_id)
     config = ModelConfig(WIDTH, 1, 2, 32, 128 * -(-tokenizer.vocab_size // 128), context)
     model = Transformer(config).eval()
     with torch.no_grad():

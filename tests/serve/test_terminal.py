@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,8 +87,21 @@ Hello
 
 
 def test_regenerate_replaces_the_last_answer(chat: Chat) -> None:
-    talk(chat, "Hello", "/regen")
-    assert [m.role for m in chat.messages] == ["user", "assistant"]
+    talk(chat, "Hello")
+    said_first = chat.messages[1]
+    chat.messages[1] = Message("assistant", "old")
+    talk(chat, "/regen")
+    assert chat.messages == [Message("user", "Hello"), said_first], "greedy answers are equal"
+
+
+def test_a_regenerated_answer_is_another_draw(opened: Session) -> None:
+    form = conversation(opened.tokenizer, None)
+    made = Chat(opened, form, Sampling(12, temperature=2.0, seed=3), lambda text: None, seeded=True)
+    converse(made, io.StringIO("Hello\n"), interactive=False)
+    first = made.messages[1]
+    made.command("/regen")
+    assert made.messages[0] == Message("user", "Hello")
+    assert made.messages[1] != first
 
 
 def test_a_seed_repeats_a_conversation(opened: Session) -> None:
@@ -127,6 +147,70 @@ def test_control_c_stops_the_answer_only(chat: Chat, monkeypatch: pytest.MonkeyP
     assert "[stopped]" in out
     assert "context" in out
     assert chat.messages[1].role == "assistant"
+
+
+def test_control_c_elsewhere_ends_nothing_either(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a long history is fitted, or an index is searched."""
+
+    def interrupted(*_: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    chat.trace = interrupted
+    out = talk(chat, "Hello", "/trace", "/stats")
+    assert "[stopped; /quit leaves]" in out
+    assert "context" in out.partition("[stopped")[2]
+    assert [m.role for m in chat.messages] == ["user", "assistant"]
+    monkeypatch.setattr("loom.serve.terminal.fit", interrupted)
+    talk(chat, "Again")
+    assert chat.messages[0].content == "Hello"
+    assert len(chat.messages) == 2, "the question that was not answered is taken back"
+
+
+def test_a_new_conversation_knows_nothing_of_the_old(chat: Chat) -> None:
+    chat.trace = lambda text, prompt: {"spans": []}
+    out = talk(chat, "/system Be brief.", "Hello", "/system none", "/new", "/trace", "/stats")
+    assert "[system: none]" in out
+    assert chat.system == ""
+    after = out.partition("[a new conversation]")[2]
+    assert after.split("\n")[1:3] == ["There is no answer yet.", "No answer yet."]
+
+
+def test_a_real_control_c_in_a_real_terminal(endless: Path) -> None:
+    """In a terminal of its own: the answer stops, the program goes on and leaves when asked to."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "loom", "chat", str(endless), "--temperature", "0"]
+    process = subprocess.Popen(
+        [*command, "--max-new-tokens", "16000"],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
+    )
+    os.close(follower)
+    seen = ""
+
+    def until(what: str) -> None:
+        nonlocal seen
+        while what not in seen:
+            assert select.select([leader], [], [], 120)[0], f"{what!r} never came after {seen[-400:]!r}"
+            seen += os.read(leader, 65_536).decode(errors="replace")
+        seen = seen.partition(what)[2]
+
+    try:
+        until("> ")
+        os.write(leader, b"Well?\n")
+        until("keeper")
+        os.write(leader, b"\x03")
+        until("[stopped]")
+        until("> ")
+        os.write(leader, b"/quit\n")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
 
 
 def test_control_tokens_cannot_be_typed(opened: Session) -> None:
