@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,32 @@ def test_preferences_equal_brute_force(prepared: Path, subject: Subject) -> None
     assert found == pytest.approx(sorted(side["chosen"] for side in sides.values()), abs=1e-3)
 
 
-def test_answers_end_or_do_not(prepared: Path, subject: Subject) -> None:
+def test_answers_end_where_the_stop_token_comes(
+    prepared: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy answers without a stop are what the model says; with one of their tokens as the stop, those that
+    hold it end before it and the others go on."""
+    form = tuned.chat_of(subject)
+    answer, told = tuned.generate_answers, []
+
+    def listen(*given: Any, **named: Any) -> Any:
+        told.append(answer(*given, **named))
+        return told[-1]
+
+    monkeypatch.setattr(tuned, "generate_answers", listen)
+    monkeypatch.setattr(tuned, "chat_of", lambda _: replace(form, stop_ids=()))
+    _, whole = tuned.instructions(subject, prepared / "sft", max_new_tokens=12)
+    assert {line["finish"] for line in whole} == {"length"}
+    said = [one.tokens for one in told[0]]
+    shared = Counter(token for ids in said for token in dict.fromkeys(ids[3:]))
+    stop = min(shared, key=lambda token: abs(shared[token] - 2.5))  # in some and not in all
+    monkeypatch.setattr(tuned, "chat_of", lambda _: replace(form, stop_ids=(stop,)))
     figures, lines = tuned.instructions(subject, prepared / "sft", max_new_tokens=12)
     ended = [line["finish"] == "stop" for line in lines]
+    assert ended == [stop in ids for ids in said] and sum(ended) > 0
     assert figures["stop_rate"] == pytest.approx(sum(ended) / 5) and figures["n"] == 5
-    assert {line["finish"] for line in lines} <= {"stop", "length"}
+    for line, before in zip(lines, whole, strict=True):
+        assert before["answer"].startswith(line["answer"])
 
 
 @pytest.mark.parametrize(
