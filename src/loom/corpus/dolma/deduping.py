@@ -112,7 +112,7 @@ def _dedupe(
         for index, (item, path, name) in enumerate(zip(inputs, planned.files, planned.names, strict=True))
     ]
     printed = engine.run(
-        Operation("dolma fingerprints", 4, print_task, settings, threads=True), tasks, root, "fingerprint"
+        Operation("dolma fingerprints", 5, print_task, settings, threads=True), tasks, root, "fingerprint"
     )
     if rules.documents is not None and not compat and not any(done.counters["keyed"] for done in printed):
         raise LoomError(
@@ -124,9 +124,8 @@ def _dedupe(
         note = root / WORK / f"{digest_json([plain, [item.digest for item in inputs]])}.start"
         judged = _consume(bloom, rules, printed, filters.at_the_start(bloom, note), root, engine)
         if not bloom.read_only:
-            looked = "keyed" if rules.documents is not None else "entries"
             counted = sum_counters([item.counters for item in (*judged, *printed)])
-            new = counted[looked] - counted["duplicates"]
+            new = counted["looked"] - counted["duplicates"]
             filters.refuse_full(bloom, new, counted["bits"], bool(compat))
     with ThreadPoolExecutor(1) as beside:
         parts = [root / item.task.outputs[1] for item in judged if len(item.task.outputs) > 1]
@@ -191,7 +190,7 @@ def _compare(
     chosen: config.Deduper, printed: Sequence[Finished], root: Path, engine: Engine
 ) -> list[Finished]:
     """Which entries stood before, exactly: a task a partition by hash, each in the order of the input."""
-    entries = sum(done.counters["entries"] for done in printed)
+    entries = sum(done.counters["looked"] for done in printed)
     partitions = exact.partitions_for(entries)
     together = Input("prints", digest_json([item.digest for done in printed for item in done.outputs]))
     tasks = [

@@ -37,15 +37,16 @@ def print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         "id_bytes": [np.zeros(0, np.uint8)],
         "id_sizes": [np.zeros(0, np.int64)],
     }
-    keyed = rows = paragraphs = 0
+    keyed = looked = rows = paragraphs = 0
     rejected: list[documents.Rejected] = []
     for batch in documents.read(Path(task.parameters["path"]), BATCH):
         rejected += batch.rejected
         every = np.arange(len(batch))
         skipped = np.diff(batch.utf8()[1]) == 0
         if rules.documents is not None:
-            prints, lengths, skipped = _document_prints(batch, rules, compat)
-            keyed += int((skipped == FIRST).sum())
+            prints, lengths, skipped, present = _document_prints(batch, rules, compat)
+            keyed += present
+            looked += int((skipped == FIRST).sum())
             spans = np.stack([every, np.zeros(len(batch), int), lengths], axis=1)
         elif by_ngram(rules):
             prints, owners, spans = paragraph_ngrams(batch, rules, compat)
@@ -65,13 +66,13 @@ def print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     held = {name: np.concatenate(parts) for name, parts in made.items()}
     for name, sizes in (("firsts", "per_row"), ("id_offsets", "id_sizes")):
         held[name] = np.concatenate([[0], np.cumsum(held.pop(sizes))]).astype(np.int64)
-    entries = len(held["prints"])
+    looked = looked if rules.documents is not None else len(held["prints"])
     if settings["exact"]:
         held |= exact.spread("prints", held["prints"])  # so that a partition is a range of them
     exact.save_arrays(out / task.outputs[0], held, durable=not settings["since"])
     with write_lines(out / task.outputs[1]) as stream:
         stream.writelines(item.json() + b"\n" for item in rejected)
-    counters = {"documents": rows, "keyed": keyed, "entries": entries, "rejected": len(rejected)}
+    counters = {"documents": rows, "keyed": keyed, "looked": looked, "rejected": len(rejected)}
     return Done({task.outputs[0]: rows, task.outputs[1]: len(rejected)}, counters)
 
 
@@ -81,7 +82,7 @@ def by_ngram(rules: config.Dedupe) -> config.Ngrams | None:
     return chosen if chosen is not None and chosen.ngram_length else None
 
 
-def _document_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[Any, Any, Any]:
+def _document_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[Any, Any, Any, int]:
     from loom.corpus.kernels import fingerprints
 
     assert rules.documents is not None
@@ -94,7 +95,7 @@ def _document_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[
     prints = fingerprints.documents(*documents.utf8(column))
     lengths = [len((key or "").encode()) if compat else len(key or "") for key in keys]
     state = np.array([_state(key, rules, compat) for key in keys], np.int8)
-    return prints, np.array(lengths, np.int64), state
+    return prints, np.array(lengths, np.int64), state, sum(key is not None for key in keys)
 
 
 def _key(row: dict[str, Any], path: str) -> str | None:
