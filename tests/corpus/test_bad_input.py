@@ -75,6 +75,24 @@ def test_rows_that_are_no_documents(tmp_path: Path, line: bytes, reason: str) ->
     assert reason in row["reason"]
 
 
+def test_a_mixture_sets_rows_aside(tmp_path: Path) -> None:
+    from loom.corpus.sample import Sample, SampleSource, sample
+    from tests.corpus.test_sample import bytes_tokenizer
+
+    rows = [orjson.dumps(row) for row in corpus()]
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.jsonl").write_bytes(b"\n".join([rows[0], b'{"id": 1}', *rows[1:]]))
+    sources = {"s": SampleSource((str(tmp_path),))}
+    made = sample(
+        Sample(sources, str(bytes_tokenizer(tmp_path / "t.json"))), tmp_path / "out", LocalEngine(1)
+    )
+    with_text = sum(bool(row["text"].strip()) for row in corpus())
+    assert (made.counters["documents"], made.counters["rejected"]) == (with_text, 1)
+    (row,) = map(orjson.loads, documents.read_lines(tmp_path / "out" / "rejected" / "s" / "a.jsonl"))
+    assert row == {"file": "a.jsonl", "line": 2, "reason": "'id' is not text"}
+    assert "rejected/s/a.jsonl" in {item.path for item in made.outputs}
+
+
 @pytest.mark.parametrize("stage", ["minhash", "decontaminate"])
 def test_stages_that_read_documents_set_rows_aside(tmp_path: Path, stage: str) -> None:
     """With file, line and reason, counted; the sidecar has a row a document, and `loom stat` reads it alone."""

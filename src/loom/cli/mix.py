@@ -65,7 +65,9 @@ def run(
     ]
     columns = ["source", "tokens there", "wanted", "taken", "documents", "copies", "of the source"]
     console.table(f"Mixture {out}", columns, rows)
-    console.say(f"{made.counters['documents']:,} documents, {made.counters['tokens']:,} tokens")
+    aside = made.counters["rejected"]
+    said = f"; {aside:,} rows are no documents (see {out / 'rejected'})" if aside else ""
+    console.say(f"{made.counters['documents']:,} documents, {made.counters['tokens']:,} tokens{said}")
     return {"out": str(out), **made.counters}
 
 

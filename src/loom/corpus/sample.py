@@ -122,12 +122,13 @@ def sample(recipe: Sample, out: Path, engine: Engine | None = None) -> Artifact:
         raise LoomError(
             f"The mixture holds no document: {sum(wanted.values()):,} tokens are fewer than the first one has."
         )
+    aside = [item for item in tag.kept(counted, out) if item.path.startswith(f"{tag.REJECTED}/")]
     artifact = commit(
         out,
         "documents",
         recipe=plain,
         inputs=inputs,
-        outputs=[item for done in (*made, *index) for item in done.outputs],
+        outputs=[*aside, *(item for done in (*made, *index) for item in done.outputs)],
         counters=counters,
         started=started,
     )
@@ -171,11 +172,15 @@ def _count(
     recipe: Sample, tokenizer: Path, files: Sequence[File], out: Path, engine: Engine
 ) -> list[Finished]:
     tasks = [
-        Task((Input(str(file.path), file.digest),), (f"{WORK}/{n:06d}.counts",), {"path": str(file.path)})
+        Task(
+            (Input(str(file.path), file.digest),),
+            (f"{WORK}/{n:06d}.counts", f"{tag.REJECTED}/{file.stem}.jsonl"),
+            {"path": str(file.path)},
+        )
         for n, file in enumerate(files)
     ]
     settings = {"tokenizer": digest_file(tokenizer), "seed": recipe.seed}
-    operation = Operation("count tokens", 1, _Counter(str(tokenizer.resolve())), settings, threads=True)
+    operation = Operation("count tokens", 2, _Counter(str(tokenizer.resolve())), settings, threads=True)
     return engine.run(operation, tasks, out, "count tokens")
 
 
@@ -197,12 +202,14 @@ class _Counter:
         names: list[str] = []
         lengths = [np.zeros(0, np.int64)]
         size = 0
+        rejected: list[documents.Rejected] = []
         for batch in documents.read(Path(task.parameters["path"])):
             texts = [text.strip() for text in batch.texts()]
             counts = np.diff(tokenizer.encode_batch(texts).offsets)
             lengths.append(counts + np.array([bool(text) for text in texts], np.int64))
             names += batch.ids
             size += int(np.diff(batch.utf8()[1]).sum())
+            rejected += batch.rejected
         tokens = np.concatenate(lengths)
         hashes = np.array([keyed_hash(name, settings["seed"]) for name in names], np.uint64)
         order = np.argsort(hashes, kind="stable")
@@ -214,8 +221,11 @@ class _Counter:
             **ids.table(names),
         )
         some = int((tokens > 0).sum())
+        with write_lines(out / task.outputs[1]) as stream:
+            stream.writelines(item.json() + b"\n" for item in rejected)
         counters = {"documents": len(names), "with_text": some, "tokens": int(tokens.sum()), "bytes": size}
-        return Done({task.outputs[0]: len(names)}, counters)
+        counters["rejected"] = len(rejected)
+        return Done({task.outputs[0]: len(names), task.outputs[1]: len(rejected)}, counters)
 
 
 def targets(recipe: Sample, available: Mapping[str, int]) -> dict[str, int]:
@@ -395,9 +405,10 @@ def _counters(
             "available_documents": _sum(counted, "with_text"),
             "available_tokens": _sum(counted, "tokens"),
             "empty": _sum(counted, "documents") - _sum(counted, "with_text"),
+            "rejected": _sum(counted, "rejected"),
             "wanted_tokens": wanted[name],
             **mine,
             "cut": {"whole": cuts[name].whole, "below": f"{cuts[name].below:x}"},
         }
-    keys = ("documents", "copies", "tokens", "bytes")
+    keys = ("documents", "copies", "tokens", "bytes", "rejected")
     return {**{key: sum(part[key] for part in sources.values()) for key in keys}, "sources": sources}
