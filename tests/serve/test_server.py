@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import select
 import signal
 import socket
 import threading
@@ -251,21 +252,153 @@ def _wait_until_idle(server: Running) -> None:
     raise AssertionError("a place was not freed")
 
 
+@pytest.fixture(scope="module")
+def rambling(endless: Path) -> Iterator[Running]:
+    """A server whose answers do not end by themselves for as long as these tests take; two at a time."""
+    options = ["--places", "2", "--token-limit", "16000", "--patience", "1.5", "--time-limit", "120"]
+    with served(endless, options) as running:
+        yield running
+
+
+LONG: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "x"}],
+    "temperature": 0,
+    "max_tokens": 16_000,
+}
+
+
+def open_chat(server: Running, asked: dict[str, Any]) -> socket.socket:
+    """A connection that has sent a request."""
+    body = json.dumps(asked).encode()
+    held = socket.create_connection(("127.0.0.1", server.port))
+    held.sendall(head(len(body)).replace(b"/v1/completions", b"/v1/chat/completions") + body)
+    return held
+
+
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_place(server: Running, stream: bool) -> None:
-    before = _metric(server, "loom_cancelled_total")
-    for _ in range(4):
-        body = json.dumps(
-            {"prompt": [5], "max_tokens": 150, "temperature": 2, "stream": stream, "seed": 1}
-        ).encode()
-        held = socket.create_connection(("127.0.0.1", server.port))
-        held.sendall(head(len(body)) + body)
-        if stream:
-            held.recv(100)
-        held.close()
-    _wait_until_idle(server)
-    assert _metric(server, "loom_requests_total") >= 4
-    assert _metric(server, "loom_cancelled_total") >= before
+def test_a_client_that_leaves_frees_its_place(rambling: Running, stream: bool) -> None:
+    """Three leave, one of them from the queue: none of their answers is finished."""
+    names = ("loom_cancelled_total", "loom_finished_total", "loom_late_total")
+    before = [_metric(rambling, name) for name in names]
+    held = [open_chat(rambling, LONG | {"stream": stream}) for _ in range(3)]
+    for _ in range(600):
+        health = rambling.call("GET", "/health")[1]
+        if (health["running"], health["waiting"]) == (2, 1):
+            break
+        time.sleep(0.02)
+    assert (health["running"], health["waiting"]) == (2, 1)
+    for connection in held:
+        connection.close()
+    _wait_until_idle(rambling)
+    assert [_metric(rambling, name) for name in names] == [before[0] + 3, before[1], before[2]]
+
+
+def test_one_whose_time_ends_in_the_queue_is_told_then(endless: Path) -> None:
+    """504 while both places are still taken, not when one is free."""
+    options = ["--places", "1", "--token-limit", "16000", "--time-limit", "2"]
+    with served(endless, options) as running:
+        answers = list[tuple[int, Any]]()
+        asking = threading.Thread(target=lambda: answers.append(running.post("/v1/chat/completions", LONG)))
+        asking.start()
+        for _ in range(600):
+            if running.call("GET", "/health")[1]["running"] == 1:
+                break
+            time.sleep(0.02)
+        status, answer = running.post("/v1/chat/completions", LONG)
+        asking.join()
+        for got in ((status, answer), *answers):
+            assert (got[0], got[1]["error"]["code"]) == (504, "timeout")
+        assert _metric(running, "loom_late_total") == 2
+        assert _metric(running, "loom_finished_total") == 0
+
+
+def test_a_client_that_never_reads_is_cut_off(rambling: Running) -> None:
+    """It asks for more than the buffers hold and takes nothing: its connection ends, others are served."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    held.connect(("127.0.0.1", rambling.port))
+    held.settimeout(60)
+    ask = b"GET /page/chat.js HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    ended = select.poll()
+    ended.register(held, 0)  # hang-ups and errors only
+    for _ in range(2000):
+        try:
+            held.send(ask)
+        except OSError:
+            break
+        if ended.poll(0):
+            break
+    assert ended.poll(60_000), "the connection is still there"
+    assert rambling.call("GET", "/health")[0] == 200
+    held.close()
+
+
+def test_too_many_at_once_are_told_in_the_usual_shape() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def both() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/health", "headers": [(b"host", b"localhost")]}
+        door = Door(app, Limits(requests=1))
+        first = asyncio.ensure_future(door(scope, receive, send))
+        await asyncio.sleep(0)
+        await door(scope, receive, send)
+        first.cancel()
+
+    asyncio.run(both())
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["error"]["code"] == "overloaded"
+
+
+def test_others_are_answered_while_a_prompt_is_rendered(
+    opened: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that computes for long holds up its own request and nobody else's."""
+    from httpx import ASGITransport, AsyncClient
+
+    from loom.chat.prompts import Conversation, conversation
+    from loom.serve.api import Served, create_app
+    from loom.serve.engine import Engine
+
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(self: Conversation, messages: Any) -> list[int]:
+        begun.set()
+        assert go_on.wait(60)
+        return [5]
+
+    monkeypatch.setattr(Conversation, "prompt", slow)
+
+    async def ask(app: Any) -> tuple[int, int]:
+        async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client:
+            asked = asyncio.ensure_future(
+                client.post("/v1/chat/completions", json={"messages": QUESTION, "max_tokens": 2}, timeout=60)
+            )
+            while not begun.is_set():
+                await asyncio.sleep(0.01)
+            health = (await client.get("/health")).status_code
+            go_on.set()
+            return health, (await asked).status_code
+
+    with Engine(opened.decoder, opened.tokenizer, places=1) as engine:
+        app = create_app(Served(NAME, engine, conversation(opened.tokenizer, None), Limits()))
+        assert asyncio.run(asyncio.wait_for(ask(app), 60)) == (200, 200)
+
+
+def test_room_that_is_asked_for_is_kept(server: Running) -> None:
+    asked = {"prompt": [5] * 100, "max_tokens": 2, "temperature": 0}
+    assert server.post("/v1/completions", asked | {"reserve": 60})[0] == 200
+    status, answer = server.post("/v1/completions", asked | {"reserve": 61})
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+    assert "61 of them kept" in answer["error"]["message"]
 
 
 def _metric(server: Running, name: str) -> float:
