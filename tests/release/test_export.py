@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import loom
 from loom import artifact
@@ -18,7 +19,6 @@ from loom.release.safetensors import INDEX, Folder
 from loom.release.source import open_source
 from tests.release.conftest import SHAPES, TIED, UNTIED, Make
 
-transformers = pytest.importorskip("transformers")
 IDS = torch.arange(40)[None] * 37 % 1280
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from loom.report.data import Change, Comparison, Measure, Metric, ModelFigures, ReportData, load, save
 from loom.report.page import SECTIONS, render, write_report
+from tests.conftest import skip_by_name
 from tests.report.synthetic import report
 
 HOSTILE = (
@@ -114,7 +115,7 @@ def test_rows_that_do_not_add_up_are_shown() -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
-        pytest.skip("no /usr/bin/chromium on this machine")
+        skip_by_name(f"the browser {CHROMIUM}")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

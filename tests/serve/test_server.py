@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from loom.chat.format import DEFAULT, FORMATS, Message, Renderer
@@ -24,7 +25,6 @@ from loom.serve.complete import Session, complete, encode_prompt
 from loom.serve.limits import Door, Limits
 from tests.serve.running import Running, served
 
-openai = pytest.importorskip("openai")
 NAME = "small-model"
 QUESTION = [{"role": "user", "content": "What does `textwrap.dedent` do?"}]
 
