@@ -64,7 +64,9 @@ def check(wanted: Iterable[str], attributes: Sequence[Path], documents: Sequence
             seen |= _names_in(path, rows)
             missing = [name for name in missing if name not in seen]
     if missing:
-        near = nearest(missing[0], seen)
+        folders = {str(path).rpartition("/attributes/")[2].partition("/")[0] for path in attributes}
+        seen |= {f"{name}__{name}__{key}" for name in folders for key in tagger_keys(name)}
+        near = nearest(missing[0], sorted(seen))
         hint = f" Did you mean {near!r}?" if near else ""
         raise LoomError(
             f"The filter reads the attribute {missing[0]!r}, which nothing wrote, so it never matches.{hint} "

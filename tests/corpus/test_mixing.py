@@ -1,0 +1,207 @@
+"""`loom mix -c` on rows that are none, sidecars that do not fit, and names that nobody wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from loom.artifact import Artifact
+from loom.corpus import documents
+from loom.corpus.dolma import config, names
+from loom.corpus.dolma.mixing import mix
+from loom.corpus.tag import Tag, tag
+from loom.engine import LocalEngine
+from loom.errors import LoomError
+from loom.recipe import build
+
+WORDS = "gopher_v2__gopher_v2__word_count"
+BROKEN = {
+    3: b'{"id": "cut',
+    7: b'{"id": "none"}',
+    8: b'{"text": "nobody"}',
+    15: b"7",
+    19: b'{"id": "n", "text": 4}',
+}
+
+
+def write(root: Path, rows: int = 30) -> Path:
+    """Documents d0, d1, ... of growing length, with broken rows between them, and their attributes."""
+    path = root / "documents" / "s" / "a.jsonl.gz"
+    with documents.write_lines(path) as stream:
+        number = 0
+        for line in range(1, rows + len(BROKEN) + 1):
+            if line not in BROKEN:
+                row = {"id": f"d{number}", "text": "word " * (number + 1) + "me@x.org here", "source": "s"}
+                number += 1
+            stream.write(BROKEN.get(line, orjson.dumps(row)) + b"\n")
+    return path
+
+
+def mixer(root: Path, attributes: list[str], *, filter: str = "", by_rows: bool = False) -> config.Mixer:
+    """A stream that goes by columns, or row by row where metadata is thrown away."""
+    pii = "pii_regex_with_counts_fast_v2"
+    stream: dict[str, Any] = {
+        "name": "m",
+        "documents": [str(root / "documents" / "*" / "*")],
+        "attributes": attributes,
+        "output": {
+            "path": str(root / "out"),
+            "discard_fields": ["attributes", *(["metadata"] if by_rows else [])],
+        },
+    }
+    if pii in attributes:
+        span = f"$.attributes.{pii}__{pii}__EMAIL_ADDRESS"
+        stream["span_replacement"] = [{"span": span, "min_score": 0.5, "replacement": " M "}]
+    if filter:
+        stream["filter"] = {"exclude": [filter]}
+    return build({"streams": [stream]}, config.Mixer, "x")
+
+
+def mixed(root: Path, made: config.Mixer, compat: str = "") -> tuple[Artifact, list[dict[str, Any]]]:
+    (artifact,) = mix(made, compat, LocalEngine(1))
+    lines = [
+        line for item in artifact.outputs if item.path.endswith(".gz") for line in _lines(root, item.path)
+    ]
+    return artifact, [orjson.loads(line) for line in lines]
+
+
+def _lines(root: Path, name: str) -> list[bytes]:
+    return list(documents.read_lines(root / "out" / name))
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.parametrize("small_blocks", [False, True])
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_rows_that_are_no_documents_are_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_rows: bool, small_blocks: bool, format: str
+) -> None:
+    """Taggers wrote nothing for them: what follows still meets its own attributes, however rows are read."""
+    write(tmp_path)
+    if small_blocks:
+        monkeypatch.setattr("loom.corpus.dolma.columns.BLOCK", 200)
+        monkeypatch.setattr("loom.corpus.documents.BLOCK", 100)
+    taggers = ["gopher_v2", "pii_regex_with_counts_fast_v2"]
+    tag(Tag((str(tmp_path / "documents"),), tuple(taggers), format=format), None, LocalEngine(1))
+    rule = f"$.attributes[?(@.{WORDS} && @.{WORDS}[0][2] > 20)]"
+    artifact, rows = mixed(tmp_path, mixer(tmp_path, taggers, filter=rule, by_rows=by_rows))
+    assert [row["id"] for row in rows] == [f"d{n}" for n in range(18)]
+    assert [row["text"] for row in rows] == ["word " * n + "word M here" for n in range(18)]
+    lines = [line for line in range(1, 36) if line not in BROKEN]
+    assert [row["metadata"]["provenance"] for row in rows] == [f"a.jsonl.gz:{line}" for line in lines[:18]]
+    counters = artifact.counters["streams"]["m"]
+    assert {key: counters[key] for key in ("documents_in", "rejected", "filtered", "documents_out")} == {
+        "documents_in": 30,
+        "rejected": 5,
+        "filtered": 12,
+        "documents_out": 18,
+    }
+    aside = [
+        orjson.loads(line) for line in documents.read_lines(tmp_path / "out" / "rejected" / "m-0000.jsonl")
+    ]
+    assert [(item["file"], item["line"]) for item in aside] == [("a.jsonl.gz", line) for line in BROKEN]
+    assert [item["reason"] for item in aside[1:]] == [
+        "no 'text'",
+        "no 'id'",
+        "not a JSON object",
+        "'text' is not text",
+    ]
+    assert {item.path for item in artifact.outputs} == {"m-0000.json.gz", "rejected/m-0000.jsonl"}
+
+
+def sidecar(root: Path, name: str, rows: list[bytes]) -> Path:
+    path = root / "attributes" / name / "s" / "a.jsonl.gz"
+    with documents.write_lines(path) as stream:
+        stream.writelines(row + b"\n" for row in rows)
+    return path
+
+
+def plain(root: Path, count: int = 3) -> None:
+    rows = [{"id": str(n), "text": "text"} for n in range(count)]
+    documents.write(root / "documents" / "s" / "a.jsonl.gz", rows)
+
+
+def row(number: int, **spans: Any) -> bytes:
+    return orjson.dumps({"id": str(number), "attributes": {"n": [[0, 1, number]], **spans}})
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row(0), b"{broken", row(2)], "row 2, is no attribute row"),
+        ([row(0), b"[1]", row(2)], "row 2, is no attribute row"),
+        ([row(0), b'{"id": "1"}', row(2)], "row 2, is no attribute row"),
+        ([row(0), b'{"id": "1", "attributes": 3}', row(2)], "row 2, is no attribute row"),
+        ([row(0), row(2), row(1)], "holds '2' where .*row 2, has '1'"),
+        ([row(0), row(1)], "fewer rows"),
+        ([row(0), row(1), row(2), row(3)], "more rows"),
+    ],
+)
+def test_sidecars_that_do_not_fit_are_named(
+    tmp_path: Path, rows: list[bytes], said: str, by_rows: bool
+) -> None:
+    plain(tmp_path)
+    sidecar(tmp_path, "x", rows)
+    with pytest.raises(LoomError, match=said):
+        mix(mixer(tmp_path, ["x"], filter="$.attributes[?(@.n)]", by_rows=by_rows), "", LocalEngine(1))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_sidecar_that_was_cut_is_found_before_work_starts(tmp_path: Path) -> None:
+    plain(tmp_path)
+    tag(Tag((str(tmp_path / "documents"),), ("gopher_v2",)), None, LocalEngine(1))
+    sidecar(tmp_path, "gopher_v2", [b'{"id": "0", "attributes": {}}'])
+    with pytest.raises(LoomError, match="cut short or changed"):
+        mix(mixer(tmp_path, ["gopher_v2"], filter=f"$.attributes[?(@.{WORDS})]"), "", LocalEngine(1))
+    assert not (tmp_path / "out").exists()
+
+
+FORMS = [
+    (f"$.attributes[?(@.{WORDS}[0][2] < 2)]", "jsonpath"),
+    (f"$.attributes[?(@['{WORDS}'])]", "jsonpath"),
+    (f"$.attributes['{WORDS}']", "jsonpath"),
+    (f"$.attributes.{WORDS}", "jsonpath"),
+    (f"$@.attributes[?(@.{WORDS} && @.{WORDS}[0])]", "jsonpath"),
+    (f".attributes.{WORDS} | length > 0", "jq"),
+    (f'.attributes["{WORDS}"] != null', "jq"),
+]
+
+
+@pytest.mark.parametrize(("text", "syntax"), FORMS)
+def test_every_form_of_a_name_is_seen(text: str, syntax: str) -> None:
+    assert set(names.read_by(text, syntax)) == {WORDS}
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_name_must_be_written_by_the_stream_s_own_taggers(tmp_path: Path, format: str) -> None:
+    """Dolma's own c4.yaml filters by what it does not load: the rule never fires, and nobody hears of it."""
+    plain(tmp_path)
+    tag(Tag((str(tmp_path / "documents"),), ("gopher_v2", "c4_v2"), format=format), None, LocalEngine(1))
+    rule = f"$.attributes[?(@.{WORDS} && @.{WORDS}[0][2] < 0)]"
+    with pytest.raises(LoomError, match=f"'{WORDS}', which nothing wrote"):
+        mix(mixer(tmp_path, ["c4_v2"], filter=rule), "", LocalEngine(1))
+    _, rows = mixed(tmp_path, mixer(tmp_path, ["c4_v2", "gopher_v2"], filter=rule))
+    assert len(rows) == 3
+    _, rows = mixed(tmp_path, mixer(tmp_path, ["c4_v2"], filter=rule), "dolma-1.2")
+    assert len(rows) == 3  # Dolma's
+    with pytest.raises(LoomError, match="Did you mean 'c4_v2__c4_v2__has_javascript'"):
+        misspelt = "$.attributes[?(@.c4_v2__c4_v2__has_javascripts)]"
+        mix(mixer(tmp_path, ["c4_v2"], filter=misspelt), "", LocalEngine(1))
+
+
+def test_two_files_of_one_name_are_not_written_over_each_other(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        documents.write(tmp_path / "documents" / folder / "x.jsonl.gz", [{"id": folder, "text": folder}])
+    stream = {
+        "name": "m",
+        "documents": [str(tmp_path / "documents" / "*" / "*")],
+        "output": {"path": str(tmp_path / "out")},
+        "filter": {"include": ["$.id"]},
+    }
+    with pytest.raises(LoomError, match="Twice the same output"):
+        mix(build({"streams": [stream], "shuffle": False}, config.Mixer, "x"), "", LocalEngine(1))
+    (made,) = mix(build({"streams": [stream]}, config.Mixer, "x"), "", LocalEngine(1))
+    assert made.counters["documents_out"] == 2
