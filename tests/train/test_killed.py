@@ -49,7 +49,7 @@ def test_kill_at_random_points(tmp_path: Path) -> None:
     config = recipe(tmp_path / "tokens", steps=200, checkpoint_every=4)
     whole = train(config, tmp_path / "whole")
     (tmp_path / "config").write_bytes(pickle.dumps(config))
-    generator = random.Random(12)
+    generator = random.Random(20)
     out = tmp_path / "killed"
     for kill in range(10):
         after = str(generator.randint(0, 12)), str(generator.uniform(0, 0.02))

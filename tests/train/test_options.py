@@ -11,7 +11,7 @@ import torch
 from loom.errors import LoomError
 from loom.train.average import average
 from loom.train.checkpoint import checkpoints, load_model, read_weights
-from loom.train.config import BatchStage, OptimizerConfig, ScheduleConfig
+from loom.train.config import BatchStage, OptimizerConfig, RunConfig, ScheduleConfig
 from loom.train.loop import train
 from loom.train.optimizer import WINDOW, StepGuard, build_optimizer
 from loom.train.schedule import clip_limit, learning_rate
@@ -64,7 +64,18 @@ def test_published_learning_rates_of_the_7b() -> None:
 
 def test_clipping_limits_of_the_7b() -> None:
     config = OptimizerConfig(clip=1.0, clip_warmup_steps=1000, clip_warmup_factor=10.0)
-    assert [clip_limit(step, config) for step in (1, 2, 1001, 1002)] == [1.0, 10.0, 10.0, 1.0]
+    assert [clip_limit(step, 0, config) for step in (1, 2, 1001, 1002)] == [1.0, 10.0, 10.0, 1.0]
+
+
+def test_clipping_limits_of_the_65b_are_in_tokens() -> None:
+    config = OptimizerConfig(clip=1.0, clip_warmup_tokens=2_097_152_000, clip_warmup_factor=5.0)
+    batch = 2_097_152
+    found = [clip_limit(step, (step - 1) * batch, config) for step in (1, 2, 1001, 1002)]
+    assert found == [1.0, 5.0, 5.0, 1.0]
+    # Twice the batch, half the steps; 2^21 tokens are the first step of either.
+    assert [clip_limit(s, (s - 1) * 2 * batch, config) for s in (1, 2, 501, 502)] == [1.0, 5.0, 5.0, 1.0]
+    with pytest.raises(LoomError, match="not both"):
+        RunConfig(optimizer=replace(config, clip_warmup_steps=3))
 
 
 def test_only_matrices_decay() -> None:

@@ -33,15 +33,32 @@ def test_a_rehearsal_changes_nothing(tmp_path: Path, tokens: Path) -> None:
     assert not (tmp_path / "True" / ".rehearsal").exists()
 
 
-def test_a_disk_that_changes_what_it_holds_is_found(tmp_path: Path, tokens: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(("model",), "embed.weight"), (("optimizer", "state", "blocks.1.mlp.up.weight"), "exp_avg_sq")],
+)
+def test_a_disk_that_changes_what_it_holds_is_found(
+    tmp_path: Path, tokens: Path, monkeypatch, place: tuple[str, ...], name: str
+) -> None:
     whole = rehearsal.state_dict_loader.load
 
     def damaged(state, **options):
         whole(state, **options)
-        state["model"]["embed.weight"][3, 3] += 1
+        for part in place:
+            state = state.get(part, {})
+        if name in state:
+            state[name][3, 3] += 1
 
     monkeypatch.setattr(rehearsal.state_dict_loader, "load", damaged)
-    with pytest.raises(LoomError, match=r"embed\.weight came back.*No step was taken"):
+    named = ".".join((*place, name)).replace(".", r"\.")
+    with pytest.raises(LoomError, match=rf"{named} came back.*No step was taken"):
+        train(recipe(tokens), tmp_path / "run")
+    assert not (tmp_path / "run" / ".rehearsal").exists()
+
+
+def test_a_disk_that_gives_nothing_back_is_found(tmp_path: Path, tokens: Path, monkeypatch) -> None:
+    monkeypatch.setattr(rehearsal.state_dict_loader, "load", lambda state, **options: None)
+    with pytest.raises(LoomError, match="came back"):
         train(recipe(tokens), tmp_path / "run")
 
 

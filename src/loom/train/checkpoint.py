@@ -42,7 +42,7 @@ from loom.tokens.shards import SpecialToken
 from loom.train.lora import merge
 from loom.train.metadata import check_metadata
 from loom.train.optimizer import StepGuard
-from loom.train.parallel import World
+from loom.train.parallel import World, load_full
 from loom.version import VERSION
 
 # One process alone saves without a process group on purpose.
@@ -82,6 +82,8 @@ class TrainState:
     seed: int
     sequence_length: int
     stages: list[list[int]] = field(default_factory=list)
+    learning_rate: float | None = None
+    """Of the last step; None where nothing was trained."""
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -227,31 +229,64 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, guard: St
 
 
 def load_training(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, guard: StepGuard, world: World
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, guard: StepGuard | None, world: World
 ) -> None:
-    """Restore in place, whatever the number of ranks or the sharding that wrote it."""
-    check_metadata(folder)
-    state = training_state(model, optimizer, guard)
-    # The recipe's learning rate and decay hold, not those saved.
-    groups = [dict(group) for group in optimizer.param_groups]
-    state_dict_loader.load(state, storage_reader=FileSystemReader(folder), no_dist=world.size == 1)
+    """Restore in place, whatever the number of ranks or the sharding that wrote it; no guard: a new one's history.
+
+    Tensors only: the recipe's learning rate and decay hold, not those saved. Raises `LoomError` for a
+    checkpoint that holds a model and no more.
+    """
+    names = _contents(folder)
+    if not any(name.startswith("optimizer.state.") for name in names):
+        raise LoomError(
+            f"{folder} holds a model without its optimizer, as imports and averages do: start from it with train.init."
+        )
+    own = optimizer.state_dict()["param_groups"]
+    state: dict[str, Any] = {
+        "model": get_model_state_dict(model), "optimizer": get_optimizer_state_dict(model, optimizer)
+    }  # fmt: skip
+    wanted = {"model": state["model"], "optimizer": {"state": state["optimizer"]["state"]}}
+    if guard is not None:
+        wanted["guard"] = guard.state_dict()
+    state_dict_loader.load(wanted, storage_reader=FileSystemReader(folder), no_dist=world.size == 1)
     set_model_state_dict(model, state["model"])
     set_optimizer_state_dict(model, optimizer, state["optimizer"])
-    for group, before in zip(optimizer.param_groups, groups, strict=True):
+    for group, before in zip(optimizer.param_groups, own, strict=True):
         group.update({key: value for key, value in before.items() if key != "params"})
+
+
+def _contents(folder: Path) -> dict[str, TensorStorageMetadata]:
+    """The tensors that a checkpoint holds, by name."""
+    check_metadata(folder)
+    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+    return {name: item for name, item in metadata.items() if isinstance(item, TensorStorageMetadata)}
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """A checkpoint's model weights, whole and on the CPU, in the type they were saved in, adapters merged."""
-    check_metadata(folder)
-    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
     weights = {
         name.removeprefix("model."): torch.empty(item.size, dtype=item.properties.dtype)
-        for name, item in metadata.items()
-        if name.startswith("model.") and isinstance(item, TensorStorageMetadata)
+        for name, item in _contents(folder).items()
+        if name.startswith("model.")
     }
     state_dict_loader.load({"model": weights}, storage_reader=FileSystemReader(folder), no_dist=True)
     return merge(weights)
+
+
+def load_weights(folder: Path, model: Transformer, world: World) -> None:
+    """A checkpoint's weights into a model that may be sharded: each rank reads its own rows.
+
+    Where the checkpoint has adapters, which are merged, each rank reads all. The model's own adapters are
+    left alone (`loom.train.lora.start_adapters`). Raises `LoomError` for weights of another shape.
+    """
+    saved = {name.removeprefix("model."): item for name, item in _contents(folder).items()}
+    if any(".lora_" in name for name in saved):
+        load_full(model, read_weights(folder))
+        return
+    own = {name: p.data for name, p in model.named_parameters() if ".lora_" not in name}
+    if any(name not in saved or saved[name].size != own[name].shape for name in own):
+        raise LoomError(f"{folder}: the weights are not those that model.json describes.")
+    state_dict_loader.load({"model": own}, storage_reader=FileSystemReader(folder), no_dist=world.size == 1)
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelCard]:

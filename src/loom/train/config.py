@@ -50,6 +50,8 @@ class OptimizerConfig:
     clip: float | None = 1.0
     """Largest L2 norm of all gradients together; None clips nothing."""
     clip_warmup_steps: int = 0
+    clip_warmup_tokens: int = 0
+    """The same in tokens (OLMo 65B); give one of the two."""
     clip_warmup_factor: float = 1.0
     """The first steps clip at `clip` times this (OLMo 7B: 1,000 steps, factor 10)."""
     skip_spikes: float | None = None
@@ -100,6 +102,9 @@ class TrainConfig:
     objective: Literal["lm", "sft", "dpo"] = "lm"
     init: str | None = None
     """Start from this checkpoint or Hugging Face folder instead of fresh weights."""
+    anneal: str | None = None
+    """Go on from this run or checkpoint with its optimizer, on the data given here, while the learning rate it had
+    falls linearly to 0 over `steps`; `schedule` and `optimizer.learning_rate` are not read."""
     steps: int = 1000
     batch_tokens: int = 4_194_304
     """Tokens a step, over all ranks and micro-batches."""
@@ -270,6 +275,13 @@ class RunConfig:
             raise LoomError(
                 f"train.activation_budget is {train.activation_budget}; it is a share, over 0 up to 1."
             )
+        if train.anneal is not None and (train.init or train.lora or train.objective != "lm"):
+            raise LoomError(
+                "train.anneal goes on with a pretraining run, optimizer and all: leave out train.init and train.lora, "
+                "and train.objective at lm."
+            )
+        if self.optimizer.clip_warmup_steps and self.optimizer.clip_warmup_tokens:
+            raise LoomError("Give optimizer.clip_warmup_steps or clip_warmup_tokens, not both.")
         if self.optimizer.learning_rate <= 0:
             raise LoomError(
                 f"optimizer.learning_rate is {self.optimizer.learning_rate}; it must be positive."

@@ -61,11 +61,7 @@ def train(
     out = Path(out)
     world = start_world()
     try:
-        # One rank reads and digests the checkpoint; the others take its word.
-        finished = world.gather(_finished(out, config.train.steps) if world.first else None)[0]
-        if isinstance(finished, str):
-            raise LoomError(finished)
-        if finished:
+        if world.once(lambda: _finished(out, config.train.steps)):
             return step_folder(out, config.train.steps)
         out.mkdir(parents=True, exist_ok=True)
         roll = Roll(out / ".ranks", world.rank, world.size)
@@ -88,10 +84,11 @@ def train(
         world.close()
 
 
-def _finished(out: Path, steps: int) -> bool | str:
-    """Whether the run has ended and its last checkpoint is whole, or what is wrong with it.
+def _finished(out: Path, steps: int) -> bool:
+    """Whether the run has ended and its last checkpoint is whole.
 
-    Where that checkpoint is damaged the run goes on from the newest that is not, which names it.
+    Where it is damaged the run goes on from the newest that is not, which names it. Raises `LoomError` where
+    it is whole but not that of the run's manifest.
     """
     last = step_folder(out, steps)
     if last not in checkpoints(out) or not (out / MANIFEST).is_file():
@@ -103,10 +100,12 @@ def _finished(out: Path, steps: int) -> bool | str:
     except LoomError:
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{out / MANIFEST} cannot be read ({error}): remove it, and the run writes it anew."
+        raise LoomError(
+            f"{out / MANIFEST} cannot be read ({error}): remove it, and the run writes it anew."
+        ) from None
     expected = listed.get((last / MANIFEST).relative_to(out).as_posix(), "")
     if digest_file(last / MANIFEST, expected) not in (None, expected):
-        return (
+        raise LoomError(
             f"{last} is not the checkpoint that this run ended with ({out / MANIFEST} lists another): restore it, "
             f"or remove it and the run goes on from the one before."
         )
@@ -250,7 +249,8 @@ def take_step(run: Run, batch: StepBatches, norms: bool = False) -> dict[str, Te
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     if norms:
         result |= gradient_norms(run.model)
-    result["grad_norm"] = clip_gradients(parameters, clip_limit(batch.step, config.optimizer))
+    limit = clip_limit(batch.step, run.tokens_before(batch.step), config.optimizer)
+    result["grad_norm"] = clip_gradients(parameters, limit)
     # Fused AdamW takes no step where this flag is 1, and the host need not know.
     run.optimizer.found_inf = run.guard.check(result["loss"], result["grad_norm"])  # type: ignore[attr-defined]
     run.optimizer.step()
@@ -339,6 +339,7 @@ def _state(run: Run, step: int) -> TrainState:
         run.config.seed,
         run.sequence_length,
         [[s.step, s.instances_before, s.batch] for s in run.stages if s.step <= step],
+        run.optimizer.param_groups[0]["lr"],
     )
 
 

@@ -11,8 +11,8 @@ import torch
 from loom.model.huggingface import read_folder
 from loom.model.transformer import Transformer
 from loom.train.checkpoint import load_model
+from loom.train.initial import find_model
 from loom.train.metadata import check_metadata
-from loom.train.start import find_model
 
 
 @dataclass(frozen=True)

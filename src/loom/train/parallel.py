@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,8 @@ from loom.model.initialize import initialize_parameter
 from loom.model.transformer import Transformer
 from loom.train.config import ParallelConfig, TrainConfig
 from loom.train.memory import modes_within, replicated
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,20 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=group)
         return values
+
+    def once(self, find: Callable[[], T]) -> T:
+        """What the first rank finds, or the `LoomError` it meets, on every rank: files are read and digested once."""
+        found: T | None = None
+        error: str | None = None
+        if self.first:
+            try:
+                found = find()
+            except LoomError as met:
+                error = str(met)
+        found, error = self.gather((found, error))[0]
+        if error is not None:
+            raise LoomError(error)
+        return cast(T, found)
 
     def close(self) -> None:
         if self.owned:
@@ -195,7 +212,7 @@ def initialize_sharded(model: Transformer, seed: int) -> None:
 
 
 @torch.no_grad()
-def load_full(model: Transformer, weights: dict[str, Tensor]) -> None:
+def load_full(model: Transformer, weights: Mapping[str, Tensor]) -> None:
     """Copy whole tensors in; a rank takes the rows that it holds, so mapped files are read in part.
 
     Adapters are not among them (`loom.train.lora.start_adapters`).

@@ -7,7 +7,9 @@ different) fails now. Nothing of it is left: the run's first step is what it wou
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,22 +37,33 @@ def rehearse(run: Run, out: Path, micro_batch: int) -> None:
             f"train.recompute=selective or full. ({str(error).splitlines()[0]})"
         ) from None
     run.optimizer.zero_grad(set_to_none=True)
-    _round_trip(run, out / ".rehearsal")
-    # Asking for its state made the optimizer count a step.
-    run.optimizer.state.clear()
+    fresh = not run.optimizer.state
+    _round_trip(run, out / ".rehearsal", fresh)
+    if fresh:  # asking for its state made the optimizer count a step, and the moments were stand-ins
+        run.optimizer.state.clear()
 
 
-def _round_trip(run: Run, folder: Path) -> None:
+def _round_trip(run: Run, folder: Path, fresh: bool) -> None:
     alone = run.world.size == 1
     if run.world.first:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     run.world.barrier()
     state = training_state(run.model, run.optimizer, run.guard)
+    model, moments = state["model"], state["optimizer"]["state"]
+    if fresh:  # zeros would come back from a disk that holds nothing
+        for name, values in moments.items():
+            for value in values.values():
+                if value.shape == model[name].shape:
+                    value.copy_(model[name].detach())
     try:
         state_dict_saver.save(state, storage_writer=FileSystemWriter(folder), no_dist=alone)
-        found = {name: torch.zeros_like(value) for name, value in state["model"].items()}
-        state_dict_loader.load({"model": found}, storage_reader=FileSystemReader(folder), no_dist=alone)
+        for part in _parts(model, moments):
+            found = _map(part, lambda value: torch.full_like(value, torch.nan))
+            state_dict_loader.load(found, storage_reader=FileSystemReader(folder), no_dist=alone)
+            _compare(found, part, folder.parent)
+    except LoomError:
+        raise
     except (Exception, CheckpointException) as error:  # torch's own is no Exception
         raise LoomError(
             f"A checkpoint could not be written to {folder.parent} and read back ({reason(error, folder.parent)}): "
@@ -60,10 +73,29 @@ def _round_trip(run: Run, folder: Path) -> None:
         run.world.barrier()
         if run.world.first:
             shutil.rmtree(folder, ignore_errors=True)
-    for name, value in state["model"].items():
-        if not torch.equal(_local(found[name]), _local(value)):
+
+
+def _parts(model: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> Iterator[dict[str, Any]]:
+    """Weights, then each of Adam's moments: a second copy of one at a time."""
+    yield {"model": {name: value.detach() for name, value in model.items() if value.is_floating_point()}}
+    for key in sorted({key for values in moments.values() for key in values}):
+        yield {"optimizer": {"state": {name: {key: values[key]} for name, values in moments.items()}}}
+
+
+def _map(tree: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    return {
+        name: _map(value, change) if isinstance(value, dict) else change(value)
+        for name, value in tree.items()
+    }
+
+
+def _compare(found: dict[str, Any], written: dict[str, Any], out: Path, where: str = "") -> None:
+    for name, value in written.items():
+        if isinstance(value, dict):
+            _compare(found[name], value, out, f"{where}{name}.")
+        elif not torch.equal(_local(found[name]), _local(value)):
             raise LoomError(
-                f"{name} came back from {folder.parent} with other values than were written: that disk cannot be "
+                f"{where}{name} came back from {out} with other values than were written: that disk cannot be "
                 f"trusted. No step was taken."
             )
 

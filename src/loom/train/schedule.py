@@ -32,14 +32,17 @@ def learning_rate(now: float, end: float, peak: float, schedule: ScheduleConfig)
             return peak if left >= schedule.decay else floor + (peak - floor) * left / schedule.decay
 
 
-def clip_limit(step: int, optimizer: OptimizerConfig) -> float | None:
-    """Largest gradient norm at a 1-based step.
+def clip_limit(step: int, tokens: int, optimizer: OptimizerConfig) -> float | None:
+    """Largest gradient norm at a 1-based step before which `tokens` were read.
 
     OLMo clips with the limit it set a step before: the first step at `clip`, then `clip_warmup_steps`
-    steps at `clip` times the factor. (OLMo repeats the first after each resume; a resumed run here is
-    the undisturbed one.)
+    steps, or those that come after up to `clip_warmup_tokens` tokens, at `clip` times the factor. (OLMo
+    repeats the first after each resume; a resumed run here is the undisturbed one.)
     """
     if optimizer.clip is None:
         return None
-    raised = 2 <= step <= optimizer.clip_warmup_steps + 1
+    if optimizer.clip_warmup_tokens:
+        raised = 0 < tokens <= optimizer.clip_warmup_tokens
+    else:
+        raised = 2 <= step <= optimizer.clip_warmup_steps + 1
     return optimizer.clip * (optimizer.clip_warmup_factor if raised else 1.0)

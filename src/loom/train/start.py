@@ -13,27 +13,24 @@ from torch import Tensor, nn
 
 from loom.errors import LoomError
 from loom.model.config import ModelConfig
-from loom.model.huggingface import read_folder
 from loom.model.presets import ModelRecipe, resolve
 from loom.model.transformer import Transformer
-from loom.tokens.digest import digest_file
 from loom.tokens.order import Stage, places_of_step
 from loom.tokens.shards import SpecialToken, TokenFolder
+from loom.train.anneal import annealing, origin_of, rate_of
 from loom.train.checkpoint import (
     ModelCard,
-    check,
     checkpoints,
     load_training,
     newest_good,
     read_card,
     read_state,
-    read_weights,
-    reference,
 )
 from loom.train.config import RunConfig, batch_stages
 from loom.train.context import Context
 from loom.train.data import Data, PackedRows, Pairs, Windows, identities, open_folders
 from loom.train.documents import DocumentTable
+from loom.train.initial import Initial, check_tokenizer, open_initial
 from loom.train.lora import attach, start_adapters
 from loom.train.objective import Objective, build_objective
 from loom.train.optimizer import StepGuard, build_optimizer
@@ -41,7 +38,6 @@ from loom.train.parallel import (
     World,
     can_compile,
     initialize_sharded,
-    load_full,
     parallelize,
     replicate,
 )
@@ -76,55 +72,6 @@ class Run:
         return places_of_step(self.stages, step)[0] * self.sequence_length
 
 
-def find_model(path: Path) -> Path:
-    """The checkpoint or Hugging Face folder that a path means: a run folder means its newest checkpoint."""
-    if (path / "config.json").is_file() or (path / "model.json").is_file():
-        return path
-    found, damaged = newest_good(path)
-    if found is None:
-        reason = f" ({damaged[0]})" if damaged else ""
-        raise LoomError(
-            f"{path} is no run, no checkpoint and no Hugging Face folder{reason}: name a folder with checkpoints/, "
-            f"model.json or config.json."
-        )
-    return found
-
-
-def read_initial(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, str]]:
-    """(config, weights, lineage) of the model that training starts from."""
-    folder = find_model(path)
-    if (folder / "config.json").is_file():
-        config, weights = read_folder(folder)
-        return config, weights, {"path": str(folder), "digest": digest_file(folder / "config.json") or ""}
-    check(folder)
-    return read_card(folder).model, read_weights(folder), reference(folder)
-
-
-def check_tokenizer(folder: Path, data: TokenFolder) -> None:
-    """Raise `LoomError` unless the data end documents with the token that the model was trained to end with."""
-    if (folder / "config.json").is_file():
-        ends = json.loads((folder / "config.json").read_bytes()).get("eos_token_id")
-        known = ends if isinstance(ends, list) else [ends]
-        if ends is not None and data.eos.id not in known:
-            raise LoomError(
-                f"{folder} ends text with id {', '.join(map(str, known))}, {data.path} with {data.eos.id} "
-                f"({data.eos.token!r}): prepare the data with the model's own tokenizer."
-            )
-        return
-    card = read_card(folder)
-    if card.eos != data.eos:
-        raise LoomError(
-            f"{folder} was trained with EOS {card.eos.token!r} ({card.eos.id}), {data.path} has {data.eos.token!r} "
-            f"({data.eos.id}): prepare the data with the model's own tokenizer."
-        )
-    digest = digest_file(folder / "tokenizer.json", data.tokenizer_digest)
-    if digest is not None and digest != data.tokenizer_digest:
-        raise LoomError(
-            f"{folder} was trained with another tokenizer than {data.path} was made with: prepare the data with "
-            f"{folder / 'tokenizer.json'}."
-        )
-
-
 def open_data(
     config: RunConfig, folders: Sequence[TokenFolder], length: int, documents: DocumentTable | None
 ) -> Data:
@@ -141,18 +88,21 @@ def model_shape(config: RunConfig, folder: TokenFolder, initial: ModelConfig | N
     """From the recipe, or from the weights training starts from. Raises `LoomError` if the two disagree."""
     if initial is None:
         return resolve(config.model, folder.vocab_size)
+    origin = (
+        f"train.anneal {config.train.anneal}" if config.train.anneal else f"train.init {config.train.init}"
+    )
     if config.model != ModelRecipe():
         wanted = resolve(config.model, folder.vocab_size)
         for name, value in wanted.to_dict().items():
             if value != getattr(initial, name) and name != "context_length":
                 raise LoomError(
-                    f"train.init {config.train.init} has {name} {getattr(initial, name)}, the recipe's model has "
-                    f"{value}: leave `model` out of the recipe to take the shape of train.init."
+                    f"{origin} has {name} {getattr(initial, name)}, the recipe's model has {value}: leave `model` out "
+                    f"of the recipe to take the shape that is there."
                 )
     if folder.vocab_size > initial.vocab_size:
         raise LoomError(
-            f"{folder.path} was tokenized with {folder.vocab_size:,} entries, train.init {config.train.init} has "
-            f"{initial.vocab_size:,} rows: tokenize with the tokenizer of that model."
+            f"{folder.path} was tokenized with {folder.vocab_size:,} entries, {origin} has {initial.vocab_size:,} rows: "
+            f"tokenize with the tokenizer of that model."
         )
     return initial
 
@@ -166,21 +116,27 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
     train = config.train
     if train.threads is not None:
         torch.set_num_threads(train.threads)
-    # One rank reads and digests the files; the others take its word.
-    resumed, damaged = world.gather(newest_good(out) if world.first else None)[0]
+    resumed, damaged = world.once(lambda: newest_good(out))
     if resumed is None and checkpoints(out):
         raise LoomError(
             f"No checkpoint of {out} is whole: {damaged[0]} Remove {out / 'checkpoints'} to begin anew."
         )
     folders = open_folders(config.data, train.objective)
     inputs = identities(folders)
-    initial: tuple[ModelConfig, dict[str, Tensor], dict[str, str]] | None = None
-    if train.init is not None:
-        origin = find_model(Path(train.init))
-        initial = read_initial(origin)
-        check_tokenizer(origin, folders[0])
-        inputs.append(initial[2])
-    shape = model_shape(config, folders[0], initial[0] if initial else None)
+    initial: Initial | None = None
+    known: ModelConfig | None = None
+    origin = train.init or train.anneal
+    if train.anneal is not None and resumed is not None:
+        inputs += origin_of(resumed, inputs)
+        known = read_card(resumed).model
+    elif origin is not None:
+        initial = open_initial(Path(origin), world)
+        check_tokenizer(initial.folder, folders[0])
+        inputs.append(initial.lineage)
+        known = initial.config
+    if train.anneal is not None:
+        config = annealing(config, rate_of(initial.folder if initial else Path(train.anneal), resumed))
+    shape = model_shape(config, folders[0], known)
     length = config.data.sequence_length or shape.context_length
     if length > shape.context_length:
         raise LoomError(
@@ -206,11 +162,11 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
         attach(blank, train.lora)
     context.attach(blank)
     model = parallelize(blank, world, config.parallel, train, compiled)
-    if resumed is None or train.objective == "dpo":
+    if train.anneal is None and (resumed is None or train.objective == "dpo"):
         if initial is None:
             initialize_sharded(blank, config.seed)
         else:
-            load_full(blank, initial[1])
+            initial.fill(blank, world)
         if train.lora is not None:
             start_adapters(blank, train.lora, config.seed)
     reference: Tensor | None = None
@@ -225,6 +181,9 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
         step = _restore(resumed, config, card, data, stages, length)
         load_training(resumed, model, optimizer, guard, world)
         notes.append(f"resumed from step {step}")
+    elif train.anneal is not None and initial is not None:
+        load_training(initial.folder, model, optimizer, None, world)
+        notes.append(f"anneals {initial.folder} from a learning rate of {config.optimizer.learning_rate:.4g}")
     objective = build_objective(config, reference)
     return Run(
         config,
@@ -251,18 +210,19 @@ def _reference(
     model: nn.Module,
     blank: Transformer,
     data: Data,
-    initial: tuple[ModelConfig, dict[str, Tensor], dict[str, str]] | None,
+    initial: Initial | None,
 ) -> Tensor:
     assert isinstance(data, Pairs)
     if config.dpo.reference is not None:
-        shape, weights, lineage = read_initial(Path(config.dpo.reference))
-        if shape != blank.config:
+        other = open_initial(Path(config.dpo.reference), world)
+        lineage = other.lineage
+        if other.config != blank.config:
             raise LoomError(
                 f"dpo.reference {config.dpo.reference} has another shape than the model to be tuned."
             )
-        load_full(blank, weights)
+        other.fill(blank, world)
     elif initial is not None:
-        lineage = initial[2]
+        lineage = initial.lineage
     else:
         raise LoomError(
             "dpo needs a model to start from: set train.init, and dpo.reference where it differs."
@@ -278,7 +238,7 @@ def _reference(
         config.train.precision,
     )
     if config.dpo.reference is not None and initial is not None:
-        load_full(blank, initial[1])
+        initial.fill(blank, world)
     return values
 
 
