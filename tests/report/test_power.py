@@ -108,3 +108,38 @@ def test_a_training_runs_page_has_its_energy(tmp_path: Path) -> None:
     assert found.energy is not None
     assert found.energy.measured
     assert found.energy.kwh == pytest.approx(0.01)
+
+
+def test_one_node_stands_for_all(tmp_path: Path) -> None:
+    rows = [{"session": 1, "seconds": s, "watts": 100.0, "of": ["devices"], "nodes": 4} for s in (0.0, 36.0)]
+    rows += [{"session": 2, "seconds": s, "watts": 100.0, "of": ["devices"]} for s in (0.0, 36.0)]
+    (tmp_path / POWER).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = measured(tmp_path)
+    assert found is not None
+    assert found[0] == pytest.approx(0.005), "4 nodes at 1 Wh, then one"
+    assert "one of 4 nodes" in found[1]
+
+
+def test_the_number_of_nodes_is_written_down(tmp_path: Path) -> None:
+    with sampled(tmp_path, 0.01, {"devices": lambda: 1.0}, nodes=3):
+        while not (tmp_path / POWER).exists() or not (tmp_path / POWER).read_text().count("\n"):
+            time.sleep(0.01)
+    assert json.loads((tmp_path / POWER).read_text().splitlines()[0])["nodes"] == 3
+
+
+def test_a_run_on_accelerators_is_estimated_by_their_boards(tmp_path: Path) -> None:
+    """8 MI250X halves for an hour are 2.24 kWh; of a device that is not known nothing is said."""
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "seconds": 3600.0}) + "\n")
+    (tmp_path / "run.json").write_text(json.dumps({"device": "AMD Instinct MI250X", "ranks": 8}))
+    found = read_records(tmp_path)
+    assert found.energy is not None
+    assert not found.energy.measured
+    assert found.energy.kwh == pytest.approx(8 * 0.280)
+    assert "8 x AMD Instinct MI250X at their most, 280 W each" in found.energy.how
+    assert found.environment["ran on"] == "8 x AMD Instinct MI250X"
+    (tmp_path / "run.json").write_text(json.dumps({"device": "Some Accelerator", "ranks": 8}))
+    assert read_records(tmp_path).energy is None
+    (tmp_path / "run.json").write_text(json.dumps({"device": "cpu", "ranks": 1}))
+    cores = read_records(tmp_path).energy
+    assert cores is not None
+    assert "cores at 10 W" in cores.how

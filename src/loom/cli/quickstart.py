@@ -35,6 +35,8 @@ def run(
         console.say(f"{out} is finished; nothing to do.")
         show_result(done, out)
         return done
+    from loom.report.power import sampled
     from loom.road.quickstart import Quickstart, quickstart
 
-    return quickstart(Quickstart(minutes, limit_mb, total_mb, workers=workers), out)
+    with sampled(out):
+        return quickstart(Quickstart(minutes, limit_mb, total_mb, workers=workers), out)

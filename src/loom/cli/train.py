@@ -35,8 +35,10 @@ def run(
     from loom.train.config import RunConfig
 
     config = load(recipe, RunConfig, overrides or ())
-    # One process a node could sample; the first node's stands for it (report.power).
-    with sampled(out) if os.environ.get("RANK", "0") == "0" else nullcontext():
+    # One process a node could sample; the first node's stands for all (report.power).
+    ranks, here = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    nodes = max(1, ranks // here) if here else 1
+    with sampled(out, nodes=nodes) if os.environ.get("RANK", "0") == "0" else nullcontext():
         last = run_training(config, out, evaluate=recipe_evaluation(config))
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     final = json.loads(lines[-1])

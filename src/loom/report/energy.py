@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from loom.errors import LoomError
@@ -70,13 +71,39 @@ def from_samples(samples: list[tuple[float, float]], grid: Grid, how: str) -> En
     return _energy(kwh, True, how, grid)
 
 
-def of_run(folder: Path, seconds: float, grid: Grid) -> Energy:
-    """A stage's energy: what was sampled in its folder, else an estimate, which says that it is one."""
+BOARD: Mapping[str, float] = MappingProxyType(
+    {
+        "MI250X": 280,
+        "MI300X": 750,
+        "V100": 300,
+        "A100": 400,
+        "H100": 700,
+        "H200": 700,
+        "B200": 1000,
+        "L40S": 350,
+    }
+)
+"""Watts of a device at most, by what its name holds (data sheets; of an MI250X the half that is one device)."""
+
+
+def of_run(folder: Path, seconds: float, grid: Grid, device: str = "cpu", ranks: int = 1) -> Energy | None:
+    """A stage's energy: what was sampled in its folder, else an estimate, which says that it is one.
+
+    `device` and `ranks` are what it ran on. None for a device whose power is not known.
+    """
     from loom.report.power import measured
 
     if (found := measured(folder)) is not None:
         return _energy(found[0], True, found[1], grid)
-    return estimate(seconds, os.cpu_count() or 1, grid)
+    if device == "cpu":
+        return estimate(seconds, os.cpu_count() or 1, grid)
+    if (watts := next((value for name, value in BOARD.items() if name in device), None)) is None:
+        return None
+    how = (
+        f"Estimated: {ranks:,} x {device} at their most, {watts:g} W each, for {seconds:,.0f} s; no power was "
+        f"measured, and the rest of the machines is not in it"
+    )
+    return _energy(seconds * ranks * watts / 3.6e6, False, how, grid)
 
 
 def estimate(seconds: float, cores: int, grid: Grid, watts_a_core: float = 10.0) -> Energy:

@@ -1,7 +1,8 @@
 """Power while a stage runs, sampled where this machine lets it be read: processors (RAPL), NVIDIA devices.
 
 Samples go to `power.jsonl` beside the stage's records: {"session", "seconds", "watts", "of"} a line. A stage
-that is resumed begins a new session; nothing is counted between two.
+that is resumed begins a new session; nothing is counted between two. Of several nodes the first is sampled and
+its power taken for every one's ("nodes"), as the OLMo paper does.
 """
 
 from __future__ import annotations
@@ -72,8 +73,13 @@ def devices() -> Watts | None:
 
 
 @contextmanager
-def sampled(folder: Path, every: float = 1.0, sources: dict[str, Watts] | None = None) -> Iterator[bool]:
-    """Sample power into `folder`/power.jsonl until the block ends; gives whether there is anything to read."""
+def sampled(
+    folder: Path, every: float = 1.0, sources: dict[str, Watts] | None = None, nodes: int = 1
+) -> Iterator[bool]:
+    """Sample power into `folder`/power.jsonl until the block ends; gives whether there is anything to read.
+
+    Where a stage runs on several `nodes`, one of them is sampled and stands for all.
+    """
     if sources is None:
         found = {"processors": processors(), "devices": devices()}
         sources = {name: watts for name, watts in found.items() if watts is not None}
@@ -94,7 +100,7 @@ def sampled(folder: Path, every: float = 1.0, sources: dict[str, Watts] | None =
                         "seconds": round(time.monotonic() - begun, 3),
                         "watts": round(sum(read.values()), 2),
                         "of": sorted(read),
-                    }
+                    } | ({"nodes": nodes} if nodes > 1 else {})
                     file.write(json.dumps(line) + "\n")
 
     thread = threading.Thread(target=run, name="loom-power", daemon=True)
@@ -113,15 +119,20 @@ def measured(folder: Path) -> tuple[float, str] | None:
         return None
     sessions: dict[int, list[tuple[float, float]]] = {}
     names: set[str] = set()
+    nodes: dict[int, int] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             value = json.loads(line)
             sessions.setdefault(value["session"], []).append((value["seconds"], value["watts"]))
+            nodes[value["session"]] = int(value.get("nodes", 1))
             names.update(value["of"])
         except (ValueError, KeyError, TypeError):
             continue  # a line that a stopped run left half written
     samples = sum(map(len, sessions.values()))
     if samples < 2:
         return None
-    kwh = sum(integrate(session) for session in sessions.values())
-    return kwh, f"Measured: {samples:,} samples of the power of {' and '.join(sorted(names))}"
+    kwh = sum(integrate(session) * nodes[number] for number, session in sessions.items())
+    how = f"Measured: {samples:,} samples of the power of {' and '.join(sorted(names))}"
+    if (most := max(nodes.values())) > 1:
+        how += f" of one of {most} nodes, times its number of nodes"
+    return kwh, how

@@ -109,18 +109,26 @@ def training_run(path: Path, grid: Grid | None = None) -> ReportData:
         training=(curves(path.resolve().name, lines, objective),),
         stages=(Stage("train", float(seconds)),) if seconds else (),
         lineage=nodes(lineage(path)) if made else (),
-        energy=of_run(path, float(seconds), grid_of(recipe, grid)) if seconds else None,
-        environment=environment(recipe),
+        energy=run_energy(path, grid),
+        environment=environment(recipe) | _devices(path),
         notes=notes,
     )
 
 
 def run_energy(path: Path, grid: Grid | None = None) -> Energy | None:
-    """A training run's energy on its recipe's grid, or on `grid`; None where its time is not known."""
+    """A training run's energy on its recipe's grid, or on `grid`; None where its time or device is not known."""
     if not (path / METRICS).is_file():
         return None
     seconds = _seconds(path, read_metrics(path / METRICS))
-    return of_run(path, seconds, grid_of(_recipe(path), grid)) if seconds else None
+    ran = read_run(path) if (path / RUN).is_file() else {}
+    device, ranks = str(ran.get("device") or "cpu"), int(ran.get("ranks") or 1)
+    return of_run(path, seconds, grid_of(_recipe(path), grid), device, ranks) if seconds else None
+
+
+def _devices(path: Path) -> dict[str, str]:
+    """What the run's own records say it ran on."""
+    ran = read_run(path) if (path / RUN).is_file() else {}
+    return {"ran on": f"{ran.get('ranks') or 1} x {ran['device']}"} if ran.get("device") else {}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from loom.report.data import (
     Training,
     save,
 )
-from loom.report.energy import Grid, estimate
+from loom.report.energy import Grid, of_run
 from loom.report.page import write_report
 from loom.road.answers import read_answers
 from loom.road.evaluation import FIGURES, paired_change, read_figures
@@ -82,7 +82,7 @@ def report_data(out: Path) -> ReportData:
         traced=echoed(out / "trace"),
         stages=tuple(Stage(name, value) for name, value in seconds.items()),
         lineage=nodes(artifact.lineage(out / "export")),
-        energy=estimate(sum(seconds.values()), os.cpu_count() or 1, Grid()),
+        energy=of_run(out, sum(seconds.values()), Grid()),
         environment={
             "Loom": VERSION,
             "Python": platform.python_version(),
