@@ -21,7 +21,7 @@ from loom.evals.evaluate import EvalRecipe, best_forms, evaluate
 from loom.evals.judged import judge_outputs
 from loom.evals.judges import Replay
 from loom.evals.plan import plan
-from loom.evals.published import TABLE_3, table
+from loom.evals.published import OLMES, PROTOCOLS, TABLE_3, tables
 from loom.evals.subject import load_subject
 from loom.model.huggingface import config_to_huggingface, to_huggingface
 from loom.tasks import data, registry
@@ -242,12 +242,88 @@ def test_answers_in_a_file_are_judged_under_the_judges_name(shared_data: Path, t
     assert result["not_judged"] == 0
 
 
-def test_the_papers_table_has_the_papers_averages() -> None:
+def test_published_tables_have_their_papers_averages() -> None:
     averages = {"OLMo-1B": 60.4, "OLMo-7B": 69.3, "Llama-2-7B": 70.5, "Pythia 1B": 54.5, "MPT-7B": 69.8}
     for model, average in averages.items():
         assert np.mean(TABLE_3[model]) == pytest.approx(average, abs=0.1)
-    _, lines = table({"results": {"piqa": {"acc": 0.5, "n": 3}}, "tasks": {"piqa": {"headline": "acc"}}})
-    assert lines[-1][1:] == [None] * 8  # lm-eval's PIQA is not the paper's
+    values = [value for value in OLMES.models["Pythia 1B"] if value is not None]
+    assert np.mean(values) == pytest.approx(49.0, abs=0.05)
+    for one in PROTOCOLS:
+        assert {len(one.tasks), len(one.rows)} == {len(values) for values in one.models.values()}
+
+
+def test_figures_stand_beside_others_of_their_protocol_only() -> None:
+    def body(**found: tuple[str, float]) -> dict[str, Any]:
+        names = {name.replace("__", ":"): value for name, value in found.items()}
+        return {
+            "results": {name: {metric: value, "n": 3} for name, (metric, value) in names.items()},
+            "tasks": {name: {"headline": metric} for name, (metric, _) in names.items()},
+        }
+
+    (paper,) = tables({"mine": body(piqa=("acc", 0.5))})  # lm-eval's PIQA is not the paper's
+    assert "table 3" in paper[0] and paper[2][-1] == ["mine", *[None] * 8]
+    mine = body(piqa__olmes=("acc_char", 0.5), toxigen=("toxic[classifier]", 12.5), piqa=("acc", 0.9))
+    olmes, adapted = tables({"mine": mine})
+    assert olmes[2][-1][1 + olmes[1][1:].index("piqa")] == "50.0 (n 3)"
+    assert adapted[2][-1][1:] == [None, None, "12.5 (n 3, toxic[classifier])", None]
+    assert olmes[2][0][0] == "split and rows"
+
+
+def test_olmes_averages_over_subjects(folder: Path, questions: Path, tmp_path: Path) -> None:
+    """Macro, not over rows: one subject of three rows and one of one row weigh the same."""
+    for subject, lines in (("world_religions", rows.MMLU), ("anatomy", rows.MMLU[:1])):
+        for split, given in (("test", lines), ("dev", rows.MMLU_DEV)):
+            path = questions / "mmlu" / f"{subject}.{split}.jsonl"
+            path.write_text("".join(json.dumps(line) + "\n" for line in given))
+    recipe = EvalRecipe(tasks=("mmlu:olmes", "mmlu:olmes-mcf", "mmlu:5shot"), data=questions)
+    evaluate(load_subject(folder), recipe, tmp_path / "out")
+    body = json.loads((tmp_path / "out" / "results.json").read_text())
+    for name, metric in (("mmlu:olmes", "acc_char"), ("mmlu:olmes-mcf", "acc")):
+        found = body["results"]
+        of = [found[f"{name}_{subject}"][metric] for subject in ("world_religions", "anatomy")]
+        assert found[name][f"macro_{metric}"] == pytest.approx(np.mean(of))
+        assert found[name][metric] == pytest.approx((3 * of[0] + of[1]) / 4)
+        assert body["tasks"][name]["headline"] == f"macro_{metric}"
+    assert "macro_acc" not in body["results"]["mmlu:5shot"]
+    best = body["results"]["mmlu:olmes-max"]
+    assert best["acc"] == max(found["mmlu:olmes"]["macro_acc_char"], found["mmlu:olmes-mcf"]["macro_acc"])
+
+
+def test_every_metric_follows_from_the_rows(folder: Path, questions: Path, tmp_path: Path) -> None:
+    """PMI and the mean a token too, without the model."""
+    evaluate(
+        load_subject(folder), EvalRecipe(tasks=("arc_easy:olmo-paper",), data=questions), tmp_path / "out"
+    )
+    for line in read(tmp_path / "out" / "arc_easy:olmo-paper.jsonl"):
+        logp = np.array(line["loglikelihoods"])
+        assert line["predictions"]["acc_pmi"] == int(np.argmax(logp - np.array(line["unconditioned"])))
+        assert line["predictions"]["acc_token"] == int(np.argmax(logp / np.array(line["tokens"])))
+
+
+def test_a_share_of_the_training_tokens_stands_beside_its_source(folder: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    sources = {"book": {"tokens": 300}, "web": {"tokens": 100}}
+    made = artifact.commit(
+        tokens,
+        "tokens",
+        recipe={},
+        inputs=[],
+        outputs=[],
+        counters={},
+        facts={"tokens": {"sources": sources}},
+    )
+    artifact.commit(
+        folder, "model", recipe={}, inputs=[artifact.refer(made, folder)], outputs=[], counters={}
+    )
+    (tmp_path / "book.txt").write_text("It was a dark night.")
+    (tmp_path / "news.txt").write_text("It rained.")
+    recipe = EvalRecipe(text=(tmp_path / "book.txt", tmp_path / "news.txt"))
+    evaluate(load_subject(folder), recipe, tmp_path / "out")
+    body = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert body["results"]["book"]["training_share"] == 0.75
+    assert "training_share" not in body["results"]["news"]
+    assert body["training_shares"] == {"book": 0.75, "web": 0.25}  # what no text was given for is there too
 
 
 def test_nothing_to_do_and_no_checkpoints_are_errors(folder: Path, tmp_path: Path) -> None:

@@ -183,7 +183,33 @@ def test_table_shows_losses_chance_and_what_was_seen(tmp_path: Path) -> None:
         main(words)
     assert ended.value.code in (0, None)
     text = (tmp_path / "t.md").read_text()
-    assert "chance" in text and "worse" in text and "seen in training" in text and "OLMo-7B + SFT" in text
+    assert "chance" in text and "worse" in text and "seen in training" in text and "OLMo-7B" in text
+
+
+def test_table_shows_ranked_tasks_by_protocol(tmp_path: Path) -> None:
+    def ranked(value: float) -> dict[str, Any]:
+        found = {"acc_norm": value, "acc_norm_stderr": 0.01, "chance": 0.5, "n": 900}
+        facts = {"headline": "acc_norm", "files": [{"split": "validation", "digest": "d"}]}
+        names = ("piqa:olmo-paper", "piqa", "sciq:olmo-paper")
+        return {"results": dict.fromkeys(names, found), "tasks": dict.fromkeys(names, facts)}
+
+    lines = beside.table({"a": [ranked(0.6)], "b": [ranked(0.7)]})
+    assert [line.name for line in lines] == [
+        "piqa acc_norm (validation)",
+        "piqa:olmo-paper acc_norm (validation)",
+        "sciq:olmo-paper acc_norm (validation)",
+    ]
+    assert all(beside.verdict(line, "a", "b") == "better" and line.n == 900 for line in lines)
+    for name, one in (("a", ranked(0.6)), ("b", ranked(0.7))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(one))
+    words = ["table", f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", "--published"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--out", str(tmp_path / "t.md")])
+    assert ended.value.code in (0, None)
+    text = (tmp_path / "t.md").read_text()
+    assert "| OLMo-7B | 48.5 |" in text and "| validation 1,000 |" in text
+    assert "| b | – | – | – | – | – | 70.0 ± 1.0 (n 900) | 70.0 ± 1.0 (n 900) | – |" in text
 
 
 def test_another_tokenizers_folder_is_refused(prepared: Path, subject: Subject) -> None:

@@ -67,7 +67,7 @@ def run(
     ] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Get rows that are missing from the Hub.")] = False,
     published: Annotated[
-        bool, typer.Option("--published", help="Show the OLMo paper's figures beside these.")
+        bool, typer.Option("--published", help="Show what others published beside these.")
     ] = False,
 ) -> dict[str, Any]:
     """Evaluate a model on tasks or on text; --suite adaptation takes what rows and judges there are.
@@ -132,10 +132,10 @@ def run(
     evaluate(load_subject(model, dtype, device), recipe, out, planned)
     body = finish(out)
     if published:
-        from loom.evals.published import table
+        from loom.evals.published import tables
 
-        columns, rows = table(body)
-        console.table("Beside the OLMo paper (zero-shot, each under its own protocol)", columns, rows)
+        for title, columns, rows in tables({"this model": body}):
+            console.table(title, columns, rows)
     failed = [name for name, result in body["results"].items() if "judge_failed" in result]
     if failed:
         raise LoomError(
@@ -216,6 +216,8 @@ def show(body: dict[str, Any]) -> None:
 
 def _task_row(name: str, shown: str, facts: dict[str, Any], result: dict[str, Any]) -> list[Any]:
     headline = facts.get("headline", "acc")
+    if headline not in result:  # a subject's own figure, where the task's is a mean over subjects
+        headline = headline.removeprefix("macro_")
     split = facts["files"][0]["split"] if facts.get("files") else ""
     row = [name if name == shown else f"  {shown}", split, result["n"]]
     if "refused" in result:

@@ -18,7 +18,9 @@ def run(
         list[str], typer.Argument(help="LABEL=DIR, or LABEL=DIR,DIR,DIR for runs that differ by their seed.")
     ],
     out: Annotated[Path | None, typer.Option(help="Write it here too: .md, or .json.")] = None,
-    published: Annotated[bool, typer.Option("--published", help="OLMo's published figures below.")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="What others published below, protocol by protocol.")
+    ] = False,
 ) -> dict[str, Any]:
     """Evaluations side by side, with errors; several seeds of one model as their mean and spread.
 
@@ -28,6 +30,7 @@ def run(
 
     from loom.artifact import atomic_write
     from loom.evals import beside
+    from loom.evals.published import tables
 
     given = {}
     for word in models:
@@ -50,9 +53,12 @@ def run(
             for line in lines
         ],
     )
+    others = tables({label: bodies[0] for label, bodies in given.items()}) if published else []
+    for title, columns, rows in others:
+        console.table(title, columns, rows)
     body = {"models": labels, "lines": beside.plain(lines, labels)}
     if out is not None:
-        text = beside.markdown(lines, labels, published).encode()
+        text = beside.markdown(lines, labels, others).encode()
         with atomic_write(out) as stream:
             stream.write(orjson.dumps(body, option=orjson.OPT_INDENT_2) if out.suffix == ".json" else text)
         console.say(f"Written to {out}")

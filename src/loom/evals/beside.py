@@ -36,13 +36,6 @@ SHOWN = (
     ("probes", "followed", "instruction probes followed", True),
     ("all", "bits_per_byte", "pretraining text: bits per byte", False),
 )
-# OLMo-7B in Groeneveld et al. 2024, table 4: MMLU 0-shot, AlpacaEval, ToxiGen (less is better), TruthfulQA.
-OLMO = {
-    "OLMo-7B": (28.3, None, 81.4, 31.6),
-    "OLMo-7B + SFT": (47.3, 57.0, 14.4, 41.2),
-    "OLMo-7B + SFT + DPO": (46.2, 69.3, 1.7, 52.0),
-}
-OLMO_COLUMNS = ("MMLU 0-shot", "AlpacaEval % win", "ToxiGen % toxic", "TruthfulQA % info + true")
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def table(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Line]:
     """A line a figure that any of the models has. `models` gives each label its `results.json` bodies."""
-    shown = [*SHOWN, *_others(models), *_texts(models)]
+    shown = [*SHOWN, *_ranked(models), *_others(models), *_texts(models)]
     lines = []
     for task, metric, name, better in shown:
         cells: dict[str, Cell | str] = {}
@@ -96,6 +89,28 @@ def table(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Line]:
             n = max((cell.n for cell in cells.values() if isinstance(cell, Cell)), default=0)
             lines.append(Line(name, better, n, cells))
     return lines
+
+
+def _ranked(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, str, bool | None]]:
+    """Every other task that has rows, by its headline metric, with the split that was read; those of one protocol
+    together."""
+    found: dict[str, tuple[str, str]] = {}
+    known = {task for task, *_ in SHOWN}
+    for bodies in models.values():
+        for body in bodies:
+            for task, facts in body["tasks"].items():
+                if task not in known and ("files" in facts or "seen" in facts) and "prompts" not in facts:
+                    splits = dict.fromkeys(file.get("split", "") for file in facts.get("files", ()))
+                    found[task] = facts["headline"], "/".join(filter(None, splits))
+    return [
+        (
+            task,
+            metric,
+            f"{task} {metric}{f' ({split})' if split else ''}",
+            metric not in ("bits_per_byte", "bpb"),
+        )
+        for task, (metric, split) in sorted(found.items(), key=lambda one: one[0].partition(":")[2])
+    ]
 
 
 def _others(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, str, bool | None]]:
@@ -142,7 +157,7 @@ def _cell(results: Sequence[Mapping[str, Any] | None], metric: str) -> Cell | st
     values = [float(result[metric]) for result in kept]
     errors = [float(error) for result in kept if (error := result.get(f"{metric}_stderr")) is not None]
     value, stderr = statistics.fmean(values), statistics.fmean(errors) if errors else None
-    guess = kept[0].get("chance") if metric.startswith("acc") else None
+    guess = kept[0].get("chance") if metric.removeprefix("macro_").startswith("acc") else None
     return Cell(
         value,
         stderr,
@@ -168,8 +183,12 @@ def verdict(line: Line, before: str, after: str) -> str:
     return "better" if (apart > 0) == line.better else "worse"
 
 
-def markdown(lines: Sequence[Line], labels: Sequence[str], published: bool = False) -> str:
-    """The table as Markdown; each model is judged against the one before it."""
+def markdown(
+    lines: Sequence[Line],
+    labels: Sequence[str],
+    published: Sequence[tuple[str, list[str], list[list[Any]]]] = (),
+) -> str:
+    """The table as Markdown; each model is judged against the one before it. `published` tables follow."""
     steps = list(pairwise(labels))
     header = ["", "n", *labels, *(f"{after} against {before}" for before, after in steps)]
     rows = [header, ["---"] * len(header)]
@@ -178,14 +197,10 @@ def markdown(lines: Sequence[Line], labels: Sequence[str], published: bool = Fal
         cells = [str(line.cells.get(label, "–")) for label in labels]
         rows.append([line.name + arrow, f"{line.n:,}", *cells, *(verdict(line, *step) for step in steps)])
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-    if published:
-        text += "\nWhat OLMo's authors published for theirs (table 4 of the OLMo paper), by other judges:\n\n"
-        rows = [["", *OLMO_COLUMNS], ["---"] * 5]
-        rows += [
-            [name, *("–" if value is None else f"{value}" for value in values)]
-            for name, values in OLMO.items()
-        ]
-        text += "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    for title, columns, others in published:
+        rows = [list(columns), ["---"] * len(columns)]
+        rows += [["–" if cell is None else str(cell) for cell in row] for row in others]
+        text += f"\n{title}:\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
     return text
 
 

@@ -27,7 +27,7 @@ from loom.evals.judged import judge_answers
 from loom.evals.plan import Plan, plan
 from loom.evals.settings import EvalRecipe, clean, length, refused
 from loom.evals.subject import Subject
-from loom.evals.summary import lines_of, summarise
+from loom.evals.summary import lines_of, macro, summarise
 from loom.evals.text import (
     by_source,
     is_token_folder,
@@ -233,6 +233,8 @@ def evaluate_task(
     for group in dict.fromkeys(item.group for item in loaded.items if item.group):
         of = [index for index, item in enumerate(loaded.items) if item.group == group]
         results[f"{task.name}_{group}"] = summarise(task, loaded.items, scores, outcomes, of)
+    subjects = [result for name, result in results.items() if name != task.name]
+    results[task.name] = macro(task, results[task.name], subjects)
     facts: dict[str, Any] = {
         "files": [
             {"path": f.path.relative_to(recipe.data).as_posix(), "split": f.split, "digest": f.digest}

@@ -1,14 +1,13 @@
-"""What the OLMo paper printed, for a table with yours beside it.
+"""What others printed, for a table with yours beside it: protocol by protocol, with split and rows.
 
-Zero-shot accuracy in percent, Groeneveld et al. 2024, table 3 (the OLMo-7B is the 2.46T-token
-checkpoint after its learning rate went to 0). Catwalk's protocol: PMI for ARC and OpenBookQA, per token
-for HellaSwag, PIQA and WinoGrande, summed for BoolQ and SciQ; validation rows, at most 1,000. Only
-`:olmo-paper` tasks may stand beside these; under another protocol the same model scores up to ten points
-differently.
+Only tasks under the same protocol may stand beside these; under another the same model scores up to ten
+points differently.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 TASKS = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "sciq", "winogrande")
@@ -27,21 +26,108 @@ TABLE_3: dict[str, tuple[float, ...]] = {
     "OLMo-7B": (48.5, 65.4, 73.4, 76.4, 50.4, 78.4, 93.8, 67.9),
 }
 
+_OLMES = (
+    "arc_challenge",
+    "arc_easy",
+    "boolq",
+    "commonsense_qa",
+    "hellaswag",
+    "mmlu",
+    "openbookqa",
+    "piqa",
+    "social_iqa",
+    "winogrande",
+)
 
-def table(body: dict[str, Any], name: str = "this model") -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows: the paper's figures, and those `:olmo-paper` tasks of a `results.json` that were
-    scored, with n; a dash where nothing was scored under that protocol."""
-    mine: list[Any] = []
-    for task in TASKS:
-        full = f"{task}:olmo-paper"
-        result = body["results"].get(full)
-        if result is None or not result.get("n"):
-            mine.append(None)
-            continue
-        metric = body["tasks"][full]["headline"]
-        value, error = 100 * result[metric], result.get(f"{metric}_stderr")
-        spread = "" if error is None else f" ± {100 * error:.1f}"
-        mine.append(f"{value:.1f}{spread} (n {result['n']:,})")
-    columns = ["model", *TASKS]
-    theirs = [[model, *(f"{value:.1f}" for value in values)] for model, values in TABLE_3.items()]
-    return columns, [*theirs, [name, *mine]]
+
+@dataclass(frozen=True)
+class Published:
+    """Figures in percent under one protocol. `tasks` are Loom's names; `rows` say split and number of each."""
+
+    title: str
+    tasks: tuple[str, ...]
+    rows: tuple[str, ...]
+    models: Mapping[str, tuple[float | None, ...]]
+
+
+PAPER = Published(
+    "OLMo paper, table 3: zero-shot, Catwalk's protocol (PMI for ARC and OpenBookQA, per token for HellaSwag, "
+    "PIQA and WinoGrande, summed for BoolQ and SciQ); OLMo-7B is the 2.46T-token checkpoint after its learning "
+    "rate went to 0 (Groeneveld et al. 2024)",
+    tuple(f"{task}:olmo-paper" for task in TASKS),
+    tuple(f"validation {n}" for n in ("299", "570", "1,000", "1,000", "500", "1,000", "1,000", "1,000")),
+    TABLE_3,
+)
+OLMES = Published(
+    "OLMES: 5 shots, the better of the cloze and the lettered form; MMLU a mean over 57 subjects (Gu et al. 2024)",
+    tuple(f"{task}:olmes" for task in _OLMES),
+    (
+        "test 1,172",
+        "test 1,000",
+        "validation 1,000",
+        "validation 1,221",
+        "validation 1,000",
+        "test 14,042",
+        "test 500",
+        "validation 1,000",
+        "validation 1,000",
+        "validation 1,267",
+    ),
+    {"Pythia 1B": (31.4, 63.4, 56.8, 50.9, 48.0, 31.1, 40.4, 68.9, 46.4, 52.7)},
+)
+ADAPTED = Published(
+    "OLMo paper, table 4: open-instruct's evaluations, AlpacaEval judged by GPT-4, ToxiGen by its classifier (less "
+    "is better), TruthfulQA by two tuned judges (% true and informative)",
+    ("mmlu:open-instruct", "alpaca_eval", "toxigen", "truthfulqa_gen"),
+    ("test 14,042, 0 shots", "805 instructions", "7,000 prompts", "818 questions"),
+    {
+        "OLMo-7B": (28.3, None, 81.4, 31.6),
+        "OLMo-7B + SFT": (47.3, 57.0, 14.4, 41.2),
+        "OLMo-7B + SFT + DPO": (46.2, 69.3, 1.7, 52.0),
+        "MPT-7B chat": (33.8, 46.8, 0.1, 42.7),
+        "Falcon-7B instruct": (25.2, 14.0, 70.7, 27.2),
+        "RPJ-INCITE-7B chat": (27.0, 38.0, 46.4, 53.0),
+        "Llama-2-7B chat": (46.8, 87.3, 0.0, 26.3),
+        "Tulu 2 7B": (50.4, 73.9, 7.0, 51.7),
+        "Tulu 2 7B + DPO": (50.7, 85.1, 0.5, None),
+    },
+)
+PROTOCOLS = (PAPER, OLMES, ADAPTED)
+
+
+def tables(bodies: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str], list[list[Any]]]]:
+    """Title, columns and rows of each protocol under which one of these `results.json` has a figure, the
+    models of `bodies` below the published ones; of the OLMo paper's table 3 where none has any."""
+    found = [
+        one
+        for one in PROTOCOLS
+        if any(_cell(body, task) is not None for body in bodies.values() for task in one.tasks)
+    ]
+    return [_table(one, bodies) for one in found or [PAPER]]
+
+
+def _table(one: Published, bodies: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str], list[list[Any]]]:
+    theirs: list[list[Any]] = [
+        [model, *(None if value is None else f"{value:.1f}" for value in values)]
+        for model, values in one.models.items()
+    ]
+    mine = [[name, *(_cell(body, task) for task in one.tasks)] for name, body in bodies.items()]
+    columns = ["model", *(task.partition(":")[0] for task in one.tasks)]
+    return one.title, columns, [["split and rows", *one.rows], *theirs, *mine]
+
+
+def _cell(body: Mapping[str, Any], task: str) -> str | None:
+    """A figure in percent with its error and n, and the metric's name where a judge made it."""
+    name = f"{task}-max" if f"{task}-max" in body["results"] else task
+    result = body["results"].get(name)
+    if result is None or not result.get("n"):
+        return None
+    metric = body["tasks"][name]["headline"]
+    value, error = result.get(metric), result.get(f"{metric}_stderr")
+    if value is None or metric == "n":
+        return None
+    by_judge = "[" in metric
+    scale = 1 if by_judge else 100
+    spread = "" if error is None else f" ± {scale * error:.1f}"
+    n = result.get("judged", result["n"])
+    return f"{scale * value:.1f}{spread} (n {n:,}{f', {metric}' if by_judge else ''})"

@@ -43,16 +43,35 @@ def summarise(
     return {name: result[name] for name in ordered} | {"n": len(kept)}
 
 
+def macro(task: Task, whole: dict[str, Any], subjects: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`whole` with the plain mean of the subjects' figures in front, where the protocol reports that; its error is
+    that of a mean of independent figures."""
+    if not task.macro:
+        return whole
+    metric = task.metrics[0].removeprefix("macro_")
+    kept = [subject for subject in subjects if subject["n"]]
+    errors = [subject[f"{metric}_stderr"] for subject in kept]
+    value = sum(subject[metric] for subject in kept) / len(kept) if kept else math.nan
+    error = math.sqrt(sum(one**2 for one in errors)) / len(kept) if kept else math.nan
+    return {task.metrics[0]: value, f"{task.metrics[0]}_stderr": error, "subjects": len(kept)} | whole
+
+
 def lines_of(
     items: Sequence[Item], scores: Scores, outcomes: Sequence[metrics.Outcome | None]
 ) -> Sequence[dict[str, Any]]:
+    """What a metric is made of: every choice's log-likelihood, alone and after the unconditioned context, and its
+    tokens; with the predictions and values that came of them."""
     lines = []
-    for item, logp, outcome in zip(items, scores.logp, outcomes, strict=True):
+    parts = zip(items, scores.logp, scores.free, scores.tokens, outcomes, strict=True)
+    for item, logp, free, tokens, outcome in parts:
         line: dict[str, Any] = {"doc_id": item.doc_id}
         if item.group:
             line["subject"] = item.group
         line["gold"] = item.gold
         line["loglikelihoods"] = [None if math.isnan(value) else float(value) for value in logp]
+        if free is not None:
+            line["unconditioned"] = [float(value) for value in free]
+        line["tokens"] = [int(count) for count in tokens]
         line["predictions"] = dict(outcome.predictions) if outcome else {}
         line["values"] = dict(outcome.values) if outcome else {}
         lines.append(line)

@@ -104,5 +104,7 @@ class Task:
     """What stands before everything else, from the subject."""
     subjects: tuple[str, ...] = ()
     """Subsets with files of their own, `<files[0]>/<subject>.<split>.jsonl` (MMLU)."""
+    macro: bool = False
+    """The headline is the plain mean over the subjects (OLMES), `macro_` and its metric."""
     title: str = ""
     """A line for `loom list tasks`."""

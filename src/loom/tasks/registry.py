@@ -153,13 +153,17 @@ def _mmlu() -> list[Task]:
             subjects=mmlu.SUBJECTS,
         )
 
+    def olmes(name: str, render: rank.Render, describe: mmlu.Describe, metric: str) -> Task:
+        task = make(name, render, TEST, describe, metric)
+        return replace(task, shots=5, macro=True, metrics=(f"macro_{metric}", metric))
+
     return [
         make("mmlu", mmlu.lettered, TEST, mmlu.choice_header, "acc"),
         make("mmlu_continuation", mmlu.cloze, TEST, mmlu.question_header, "acc"),
         make("mmlu:olmo-inloop", mmlu.plain, VALIDATION, mmlu.no_header, "acc_norm"),
         make("mmlu:olmo-paper", mmlu.indented, VALIDATION, mmlu.choice_header, "acc"),
-        replace(make("mmlu:olmes", mmlu.plain, TEST, mmlu.question_header, "acc_char"), shots=5),
-        replace(make("mmlu:olmes-mcf", mmlu.indented_question, TEST, mmlu.choice_header, "acc"), shots=5),
+        olmes("mmlu:olmes", mmlu.plain, mmlu.question_header, "acc_char"),
+        olmes("mmlu:olmes-mcf", mmlu.indented_question, mmlu.choice_header, "acc"),
         make("mmlu:open-instruct", mmlu.lettered, TEST, mmlu.spaced_header, "acc"),
     ]
 
