@@ -29,15 +29,21 @@ def run(
 ) -> dict[str, Any]:
     """Write the model card from the records. What was not measured says so.
 
+    As README.md of an export it becomes the export's own card, which `loom push` then sends.
+
     Example: loom card runs/quickstart/export --eval runs/quickstart/eval/dpo --licence apache-2.0
     """
+    from loom.artifact import MANIFEST
     from loom.evals import beside
-    from loom.release.card import make_card
+    from loom.release.card import CARD, make_card, replace_card
 
     results = [beside.read(path)["results"] for path in evaluation or []]
     text = make_card(model, results, licence, _power(model, kwh, pue, carbon))
     if out is None:
         console.say(text)
+    elif out.name == CARD and (out.parent / "config.json").is_file() and (out.parent / MANIFEST).is_file():
+        replace_card(out.parent, text)
+        console.say(f"{out}: {len(text.splitlines())} lines, now the card of this export")
     else:
         from loom.artifact import atomic_write
 

@@ -6,13 +6,14 @@ What the records do not hold is said to be unknown or not measured; no figure is
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loom.artifact import MANIFEST, atomic_write
+from loom.artifact import MANIFEST, Output, atomic_write, commit, describe, load, read_run
 from loom.chat.template import chat_template
 from loom.model.huggingface import config_to_huggingface
 from loom.release.source import open_source, type_name
@@ -60,7 +61,7 @@ class Records:
     behind: tuple[Ancestor, ...] = ()
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     licence: str | None = None
-    power: tuple[Power, ...] = ()
+    power: tuple[Power, ...] | None = ()  # None where it was not looked for
     licences: Mapping[str, int] | None = None  # documents by licence; None where it was not counted
 
 
@@ -83,9 +84,33 @@ class Power:
 def write_card(folder: Path, source: Path, *, dtype: str, template: str | None) -> None:
     """Write `folder`/README.md for the Hugging Face files there, made from the model at `source`."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    records = Records(_name(source), config, dtype, template, tuple(ancestors(source)))
-    with atomic_write(folder / "README.md") as stream:
+    records = Records(_name(source), config, dtype, template, tuple(ancestors(source)), power=None)
+    with atomic_write(folder / CARD) as stream:
         stream.write(card(records).encode())
+
+
+def replace_card(folder: Path, text: str) -> None:
+    """Make `text` the README.md of an export, and say so in its manifest, so that it can be published.
+
+    Raises `LoomError` for a folder that is no export, or in which anything else was changed.
+    """
+    made = load(folder, "model")
+    others = replace(made, outputs=tuple(item for item in made.outputs if item.path != CARD))
+    others.verify(data=True)
+    with atomic_write(folder / CARD) as stream:
+        stream.write(text.encode())
+    outputs: list[Output] = [*others.outputs, *describe(folder, [CARD])]
+    spent = read_run(folder).get("seconds")
+    commit(
+        folder,
+        "model",
+        recipe=made.recipe,
+        inputs=made.inputs,
+        outputs=outputs,
+        counters=made.counters,
+        facts=made.facts,
+        started=time.monotonic() - spent if isinstance(spent, int | float) else None,
+    )
 
 
 def make_card(
@@ -158,6 +183,7 @@ def card(records: Records) -> str:
     return "\n".join(parts)
 
 
+CARD = "README.md"
 MOST_LICENCES = 20
 LIMITS = (
     "The model was not tuned for safety. It repeats what its training text says, right or wrong, and "
@@ -206,7 +232,7 @@ def _use(records: Records) -> str:
     ]
     if records.template is not None:
         lines += [
-            'messages = [{"role": "user", "content": "What does `textwrap.dedent` do?"}]',
+            'messages = [{"role": "user", "content": "What do you know?"}]',
             "ids = tokenizer.apply_chat_template(",
             '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
             ")",
@@ -246,12 +272,18 @@ def _training(records: Records) -> str:
 
 
 def _settings(recipe: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """A recipe's values by dotted key; paths and empty values are left out."""
+    """A recipe's values by dotted key; paths, which are one machine's, and empty values are left out."""
     if isinstance(recipe, Mapping):
         return [row for key, value in recipe.items() for row in _settings(value, f"{prefix}{key}.")]
-    if recipe is None or (isinstance(recipe, str) and "/" in recipe):
+    if recipe is None or (isinstance(recipe, str) and _is_path(recipe, prefix)):
         return []
     return [(f"`{prefix.rstrip('.')}`", f"`{json.dumps(recipe, ensure_ascii=False)}`")]
+
+
+def _is_path(value: str, key: str) -> bool:
+    """Whether a setting names a place on a machine: by its key, or by how it begins."""
+    named = key.startswith("data.") or key.rstrip(".").endswith(("init", "reference", "tokenizer", "mirror"))
+    return "/" in value and (named or value.startswith(("/", ".", "~")) or Path(value).exists())
 
 
 def _data(records: Records) -> str:
@@ -304,6 +336,8 @@ def _cell(text: str) -> str:
 
 
 def _energy(records: Records) -> str:
+    if records.power is None:
+        return "Not in this card; `loom card` adds what the runs' records hold.\n"
     if not records.power:
         return "Not measured.\n"
     head = [

@@ -63,7 +63,12 @@ def _release(folder: Path, revision: str) -> list[Upload]:
     if not (folder / MANIFEST).is_file() or not (folder / "config.json").is_file():
         raise LoomError(f"{folder} is not an export; make one first: loom export MODEL {folder}")
     made = load(folder, "model")
-    made.verify(data=True)
+    try:
+        made.verify(data=True)
+    except LoomError as error:
+        raise LoomError(
+            f"{error} A card is changed with: loom card {folder} --out {folder}/README.md"
+        ) from None
     listed = [item.path for item in made.outputs if item.path not in KEPT_BACK]
     return [_upload(folder / name, name, revision) for name in [*listed, MANIFEST]]
 
@@ -84,15 +89,17 @@ def push(repository: str, uploads: Sequence[Upload], private: bool = True) -> st
         )
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
-        from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise LoomError("A push needs huggingface_hub: pip install 'loom-lm[hf]'.") from None
     api = HfApi()
     try:
         return _send(api, CommitOperationAdd, repository, uploads, private)
-    except (HfHubHTTPError, OSError) as error:
+    except (
+        Exception
+    ) as error:  # beside its own, those of the HTTP client, which differs from version to version
+        said = next(iter(str(error).strip().splitlines()), "it says no more")
         raise LoomError(
-            f"The Hub at {api.endpoint} did not take {repository} ({str(error).strip().splitlines()[0]}): look at the "
+            f"The Hub at {api.endpoint} did not take {repository} ({type(error).__name__}: {said}): look at the "
             f"name, at the rights of HF_TOKEN and at the network. Revisions that were committed stay; the same "
             f"command sends the rest."
         ) from None
