@@ -170,3 +170,17 @@ def test_what_cannot_be_said_is_said_so(tmp_path: Path, tokenizer: Path) -> None
     make_tokens(tmp_path, shard_tokens=9_000, tokenizer=tokenizer)
     with pytest.raises(LoomError, match="changed since"):
         inspect_step(tmp_path / "run", 1)
+
+
+def test_verify_reads_the_shards(tmp_path: Path, tokenizer: Path) -> None:
+    tokens = make_tokens(tmp_path, tokenizer=tokenizer)
+    run_training(lm(tokens, steps=2), tmp_path / "run")
+    (folder,) = open_reading(tmp_path / "run").folders
+    assert inspect_step(tmp_path / "run", 1, verify=True) == inspect_step(tmp_path / "run", 1)
+    with open(folder.path / folder.shards[0].path, "r+b") as stream:
+        first = stream.read(1)[0]
+        stream.seek(0)
+        stream.write(bytes([first ^ 1]))
+    inspect_step(tmp_path / "run", 1)  # sizes are as before
+    with pytest.raises(LoomError, match="changed since it was written"):
+        inspect_step(tmp_path / "run", 1, verify=True)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -253,3 +254,31 @@ def test_what_does_not_fit_is_named(tmp_path: Path, tokens: Path) -> None:
         train(replace(recipe(tokens), model=replace(SHAPE, d_model=64)), tmp_path / "d")
     with pytest.raises(LoomError, match="other data or another order"):
         train(replace(recipe(tokens), seed=1), tmp_path / "d")
+
+
+def change_token(folder: Path, shard: str, place: int, to: int) -> None:
+    ids = np.fromfile(folder / shard, "<u2")
+    ids[place] = to
+    ids.tofile(folder / shard)
+
+
+def test_an_id_that_the_tokenizer_has_not_is_named_with_its_shard(tmp_path: Path, tokens: Path) -> None:
+    change_token(tokens, "shard-00001.npy", 100, 64)
+    with pytest.raises(LoomError, match=r"shard-00001\.npy holds the id 64, beyond the 64 entries"):
+        train(recipe(tokens, steps=40), tmp_path / "run")
+    table = write_conversations(tmp_path / "sft", 50)
+    change_token(tmp_path / "sft", "shard-00000.npy", 20, 4000)
+    base = recipe(tmp_path / "sft", objective="sft", steps=40)
+    config = replace(base, data=DataConfig(sft=str(tmp_path / "sft")))
+    with pytest.raises(LoomError, match=r"shard-00000\.npy holds the id 4,000"):
+        train(config, tmp_path / "other", documents=table)
+
+
+def test_verified_data_are_compared_with_their_digests(tmp_path: Path, tokens: Path) -> None:
+    config = recipe(tokens, steps=2)
+    verified = replace(config, data=replace(config.data, verify=True))
+    train(verified, tmp_path / "a")
+    change_token(tokens, "shard-00001.npy", 100, 5)
+    with pytest.raises(LoomError, match=r"shard-00001\.npy changed since it was written"):
+        train(verified, tmp_path / "b")
+    assert not checkpoints(tmp_path / "b")

@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from loom.errors import LoomError
+from loom.model.config import ModelConfig
+from loom.model.initialize import initialize
+from loom.model.transformer import Transformer
+from loom.tokens.shards import open_tokens
 from loom.train.average import average
 from loom.train.checkpoint import checkpoints, load_model, read_weights
-from loom.train.config import BatchStage, OptimizerConfig, RunConfig, ScheduleConfig
+from loom.train.config import BatchStage, DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from loom.train.data import Windows
 from loom.train.loop import train
+from loom.train.objective import LanguageModel
 from loom.train.optimizer import WINDOW, StepGuard, build_optimizer
 from loom.train.schedule import clip_limit, learning_rate
 
@@ -79,9 +86,6 @@ def test_clipping_limits_of_the_65b_are_in_tokens() -> None:
 
 
 def test_only_matrices_decay() -> None:
-    from loom.model.config import ModelConfig
-    from loom.model.transformer import Transformer
-
     model = Transformer(ModelConfig(32, 1, 2, 64, 128, 16, norm="rmsnorm", qk_norm=True, norm_after=True))
     decayed, plain = build_optimizer(model, OptimizerConfig()).param_groups
     names = {id(p): name for name, p in model.named_parameters()}
@@ -115,6 +119,45 @@ def test_a_spike_is_skipped_once_there_is_a_window() -> None:
     assert float(guard.check(torch.tensor(5.0), torch.tensor(1.0))) == 1
     assert float(guard.check(torch.tensor(1.0), torch.tensor(1.0))) == 0
     assert int(guard.skipped) == 1 and int(guard.not_finite) == 0
+
+
+def test_an_instance_that_repeats_itself_is_left_out_of_the_loss(tmp_path: Path) -> None:
+    ids = learnable(64 * 40, 64, 5)
+    ids[64 * 7 : 64 * 8] = 9  # an instance of one token 64 times
+    folder = open_tokens(write_tokens(tmp_path / "tokens", [ids]))
+    plain = DataConfig(tokens=str(folder.path))
+    every = Windows(plain, [folder], 64, 1)
+    skipping = Windows(replace(plain, skip_repetitions=True), [folder], 64, 1)
+    places = np.arange(40, dtype=np.int64)
+    (place,) = np.flatnonzero((every.windows(places) == 9).all(axis=1))
+    batch = skipping.batch(places)
+    assert batch.weights is not None and batch.denominator == 39 * 63 == every.batch(places).denominator - 63
+    assert batch.weights.sum() == 39 * 63 and batch.weights[place].sum() == 0
+    model = Transformer(ModelConfig(32, 1, 2, 64, 128, 64, tied=True))
+    initialize(model, 1)
+    rest = np.delete(places, place)
+    with torch.no_grad():
+        found, expected = (
+            LanguageModel()(model, data.batch(at))[0] for data, at in ((skipping, places), (every, rest))
+        )
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_command_averages_runs_and_checkpoints(tmp_path: Path, tokens: Path) -> None:
+    from loom.cli.average import run as command
+
+    train(recipe(tokens, checkpoint_every=4), tmp_path / "run")
+    folders = checkpoints(tmp_path / "run")
+    assert command([tmp_path / "run"], tmp_path / "last", 2)["checkpoints"] == [str(f) for f in folders[1:]]
+    named = command(folders[1:], tmp_path / "named", None)
+    assert len(named["checkpoints"]) == 2
+    last, same = (read_weights(tmp_path / name) for name in ("last", "named"))
+    assert all(torch.equal(same[name], tensor) for name, tensor in last.items())
+    with pytest.raises(LoomError, match="holds 3 checkpoints, not 4"):
+        command([tmp_path / "run"], tmp_path / "more", 4)
+    with pytest.raises(LoomError, match="is not empty"):
+        command([tmp_path / "run"], tmp_path, 2)
+    assert checkpoints(tmp_path / "run") == folders
 
 
 def test_average_is_the_mean(tmp_path: Path, tokens: Path) -> None:

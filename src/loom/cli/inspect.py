@@ -19,6 +19,9 @@ def inspect(
     rank: Annotated[int, typer.Option(help="Only what this rank read.")] = 0,
     ranks: Annotated[int, typer.Option(help="How many ranks shared the batch.")] = 1,
     text: Annotated[bool, typer.Option("--text", help="The text of instances and documents too.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="First read the token shards and compare their digests.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="At most this many instances.")] = None,
     page: Annotated[Path | None, typer.Option(help="Write the batch as a page to this file.")] = None,
 ) -> dict[str, Any]:
@@ -26,10 +29,15 @@ def inspect(
 
     Example: loom inspect --run runs/quickstart/pretrain --step 100 --text
     """
+    from contextlib import nullcontext
+
     from loom.trace.inspect import inspect_step
     from loom.trace.visible import one_line
 
-    found = inspect_step(run, step, rank=rank, ranks=ranks, text=text or page is not None, limit=limit)
+    with console.progress("reading the shards") if verify else nullcontext():
+        found = inspect_step(
+            run, step, rank=rank, ranks=ranks, text=text or page is not None, limit=limit, verify=verify
+        )
     if page is not None:
         from loom.trace.page import write_step_page
 

@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
         doctor="try this machine before hours are spent on it",
         train="pretrain, SFT or DPO from a recipe; goes on where it stopped",
         sweep="a recipe at several values of its keys",
+        average="the mean of several checkpoints' weights",
         eval="evaluate a model: tasks, bits per byte of text",
         compare="two evaluations, paired by document",
         table="evaluations side by side, with errors: before and after tuning",

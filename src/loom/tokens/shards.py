@@ -109,6 +109,16 @@ class TokenFolder:
         url, size = f"{self.address}/{self.shards[shard].path}", self.kind.itemsize
         return np.frombuffer(remote.ranges([url], [first * size], [last * size])[0], self.kind)
 
+    def known(self, shard: int, ids: Ids) -> Ids:
+        """`ids` of a shard, as they are. Raises `LoomError` for one that the tokenizer has not."""
+        if ids.size and (largest := int(ids.max())) >= self.vocab_size:
+            raise LoomError(
+                f"{self.path / self.shards[shard].path} holds the id {largest:,}, beyond the {self.vocab_size:,} "
+                f"entries of its tokenizer: it changed after tokenizing. Tokenize again, or restore the file; "
+                f"data.verify=true reads all shards and compares their digests before training."
+            )
+        return ids
+
     def _here(self) -> None:
         if self.address is not None:
             raise LoomError(

@@ -10,16 +10,25 @@ from loom.trace.reading import DocumentRows, Instance, Reading, document_rows, o
 
 
 def inspect_step(
-    run: Path, step: int, *, rank: int = 0, ranks: int = 1, text: bool = False, limit: int | None = None
+    run: Path,
+    step: int,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    text: bool = False,
+    limit: int | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """The instances of a step (`limit`: the first so many), each with its ids and its documents.
 
     A document carries `id`, `source`, `origin` (file:row of the corpus), `start` and `end` (its part of
     the instance's tokens) and `document_start` (where in the document that part begins). With `text`,
     instances and documents carry their text too. Raises `LoomError` for a step or rank there is none
-    of, and where the tokens changed since.
+    of, and where the tokens changed since: by their manifests and sizes, with `verify` by their digests.
     """
     reading = open_reading(run)
+    for folder in reading.folders if verify else ():
+        folder.verify()
     instances = reading.instances(step, rank, ranks)
     shown = instances if limit is None else instances[:limit]
     tokenizer = Tokenizer.load(reading.folders[0].tokenizer) if text else None

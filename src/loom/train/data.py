@@ -126,7 +126,8 @@ class Windows:
             shards = np.searchsorted(starts, indices[mine], side="right") - 1
             for shard in np.unique(shards).tolist():
                 rows = mine[shards == shard]
-                ids[rows] = self.grids[source][shard][indices[rows] - starts[shard]]
+                found = self.grids[source][shard][indices[rows] - starts[shard]]
+                ids[rows] = self.folders[source].known(shard, found)
         return ids
 
     def batch(self, places: Integers) -> Batch:

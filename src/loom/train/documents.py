@@ -148,7 +148,7 @@ class Documents:
         for number, (document, row, offset) in enumerate(places):
             size, shard, start = self.sizes[document], self.shard[document], self.start[document]
             part = slice(offset, offset + size)
-            ids[row, part] = self.folder.arrays[shard][start : start + size]
+            ids[row, part] = self.folder.known(shard, self.folder.arrays[shard][start : start + size])
             weights[row, part] = self.folder.weights[shard][start : start + size]
             weights[row, offset] = 0
             numbers[row, part] = number
@@ -159,7 +159,8 @@ class Documents:
         """(ids, weights) of one document, cut to the length."""
         shard, start = self.shard[document], self.start[document]
         part = slice(start, start + self.sizes[document])
-        return self.folder.arrays[shard][part].astype(np.int64), np.asarray(self.folder.weights[shard][part])
+        ids = self.folder.known(shard, self.folder.arrays[shard][part])
+        return ids.astype(np.int64), np.asarray(self.folder.weights[shard][part])
 
     def pack(self, documents: Integers) -> tuple[Integers, Integers, int]:
         """Best fit of documents into rows: (row [n], offset [n], number of rows)."""
