@@ -203,6 +203,13 @@ def _keep_memory() -> None:
         mallopt(trimmed, (1 << 31) - 1)
 
 
+def give_back() -> None:
+    """Hand the memory that the C library keeps free back to the system: what comes next needs less, or other, of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 class TaskWorker:
     """A worker: what `prepare` made, and the running of one task after another."""
 

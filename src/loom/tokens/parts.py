@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from loom.artifact import Input, atomic_write
 from loom.engine import Done, Operation, Task
-from loom.tokens.pieces import write_pieces
+from loom.tokens.pieces import Mapped, write_pieces
 from loom.tokens.tokenizer import Batch
 
 ORDER_KEY = 0x0DE5
@@ -111,11 +111,13 @@ class PartWriter:
         ends = np.cumsum(lengths)
         starts = ends - lengths
         order = np.argsort(np.asarray(columns["hash"], dtype=np.uint64), kind="stable")
-        whole = np.zeros(order.size, np.int64)
-        write_pieces(self.ids, [np.concatenate(self._tokens)], whole, starts[order], ends[order])
+        sizes = [len(rows["length"]) for rows in self._rows]
+        batch = np.repeat(np.arange(len(sizes)), sizes)
+        before = (np.cumsum([0, *map(len, self._tokens)])[:-1])[batch]  # of a batch's first id
+        pieces = (batch[order], (starts - before)[order], (ends - before)[order])
+        write_pieces(self.ids, self._tokens, *pieces)
         if self.weights is not None:
-            weights = np.concatenate(self._weights)
-            write_pieces(self.weights, [weights], whole, starts[order], ends[order])
+            write_pieces(self.weights, self._weights, *pieces)
         sorted_ends = self.written + np.cumsum(lengths[order])
         schema = _part_schema(columns)
         arrays: dict[str, Any] = {"start": sorted_ends - lengths[order], "end": sorted_ends}
@@ -315,12 +317,9 @@ def _gather(
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
 ) -> None:
-    parts = []
-    for item in task.inputs:
-        path = out / f"{item.path}{suffix}"
-        parts.append(np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype))
+    parts = Mapped([out / f"{item.path}{suffix}" for item in task.inputs], dtype)
     with atomic_write(out / name) as stream:
-        write_pieces(stream, parts, owner, starts, ends)
+        write_pieces(stream, parts.arrays, owner, starts, ends, parts.let_go)
 
 
 def _by_source(table: pa.Table, lengths: NDArray[np.int64], weighted: bool) -> dict[str, dict[str, int]]:

@@ -32,7 +32,17 @@ from loom.artifact import (
     relative,
     since_start,
 )
-from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import (
+    Done,
+    Engine,
+    Finished,
+    LocalEngine,
+    Operation,
+    Task,
+    clear_receipts,
+    give_back,
+    sum_counters,
+)
 from loom.errors import LoomError
 from loom.recipe import to_plain
 from loom.tokens.documents import File, Rows, find, read, settle
@@ -280,6 +290,7 @@ def finish(
     ]
     totals = {False: counters["tokens"] - held_tokens, True: held_tokens}
     tasks = shard_tasks(names, totals, operation.settings)
+    give_back()  # what encoding needed: gathering has tables of its own
     shards = engine.run(operation, tasks, out, "writing shards")
     duplicates = sum(item.counters["duplicate_ids"] for item in shards)
     counters |= {"held_out_tokens": held_tokens, "duplicate_ids": duplicates}
