@@ -33,6 +33,8 @@ ORACLES: dict[str, list[list[str]]] = {
     # OLMo imports `datasets` without asking for it.
     "ai2-olmo": [[TORCH], ["ai2-olmo==0.6.0", "numpy<2", "datasets==4.4.1", "pyarrow==21.0.0", "pandas<3"]],
     "infini-gram": [["infini-gram==2.6.0", "numpy", "tqdm"]],
+    # Tokenizer files and templates need no torch.
+    "transformers-4": [["transformers==4.46.3", "tokenizers==0.20.3", "jinja2==3.1.6"]],
     "trackers": [["wandb==0.31.0", "trackio==0.43.0"]],
 }
 

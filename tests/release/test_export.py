@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,16 @@ import transformers
 
 import loom
 from loom import artifact
+from loom.chat.template import Template, chat_template
 from loom.errors import LoomError
+from loom.release import export as exporting
 from loom.release.export import Export, check, export
 from loom.release.importing import import_model
 from loom.release.safetensors import INDEX, Folder
 from loom.release.source import open_source
+from loom.train.checkpoint import load_model, save_model
+from loom.train.config import LoraConfig
+from loom.train.lora import attach, start_adapters
 from tests.release.conftest import SHAPES, TIED, UNTIED, Make
 
 IDS = torch.arange(40)[None] * 37 % 1280
@@ -237,3 +244,138 @@ def test_card_is_made_of_records_only(make_checkpoint: Make, tmp_path: Path) -> 
     assert "Not measured." in text
     assert "Not in the records." in text
     assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_a_weight_that_came_out_otherwise_is_refused(
+    make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    """As it is stored, and in a wider type, which holds every value: nothing may differ."""
+    real = exporting.write
+
+    def off(path: Path, shard: Any, read: Any) -> Any:
+        return real(path, shard, lambda name: read(name) + (0.5 if "layers.1.mlp.down" in name else 0))
+
+    monkeypatch.setattr(exporting, "write", off)
+    source = make_checkpoint(TIED, dtype=torch.bfloat16)
+    with pytest.raises(LoomError, match="a weight differs by 0.5"):
+        export(source, tmp_path / "export", Export(dtype=dtype))
+    assert not (tmp_path / "export" / "manifest.json").exists()
+
+
+def test_a_wider_type_holds_the_same(make_checkpoint: Make, tmp_path: Path) -> None:
+    made = export(make_checkpoint(TIED, dtype=torch.bfloat16), tmp_path / "export", Export(dtype="float32"))
+    assert made.facts["model"]["difference"] == {"weights": 0.0, "relative": 0.0, "logits": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(1e5, "float16"), (float("nan"), None), (float("inf"), "bfloat16")]
+)
+def test_values_that_are_not_finite_are_refused(
+    make_checkpoint: Make, tmp_path: Path, value: float, dtype: Any
+) -> None:
+    """float16 ends at 65,504; a weight that is none to begin with is no release either."""
+    source = make_checkpoint(TIED)
+    model, card = load_model(source)
+    with torch.no_grad():
+        model.blocks[0].mlp.down.weight[3, 5] = value
+    save_model(tmp_path / "odd", model, card, source / "tokenizer.json")
+    with pytest.raises(LoomError, match="not finite"):
+        export(tmp_path / "odd", tmp_path / "export", Export(dtype=dtype))
+    assert not (tmp_path / "export" / "manifest.json").exists()
+
+
+def test_adapters_are_merged_on_the_way_out(make_checkpoint: Make, tmp_path: Path) -> None:
+    """A LoRA checkpoint's export is the model that trained, without a trace of adapters."""
+    source = make_checkpoint(TIED)
+    model, card = load_model(source)
+    attach(model, LoraConfig(4, targets=("q", "v", "down")))
+    start_adapters(model, LoraConfig(4), 0)
+    chance = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_out"):
+                parameter.copy_(torch.randn(parameter.shape, generator=chance) * 0.05)
+    save_model(tmp_path / "tuned", model, card, source / "tokenizer.json")
+    made = export(tmp_path / "tuned", tmp_path / "export")
+    other = theirs(made.path)
+    with torch.inference_mode():
+        torch.testing.assert_close(other(IDS).logits, model.eval()(IDS), atol=1e-5, rtol=1e-4)
+        assert torch.equal(other(IDS).logits, loom.load(tmp_path / "tuned")[0](IDS))
+        assert not torch.equal(other(IDS).logits, loom.load(source)[0](IDS)), "the adapters do something"
+    assert not any("lora" in name for name in Folder(made.path).entries)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_transformers_wrote_is_imported(make_checkpoint: Make, tmp_path: Path, shape: str) -> None:
+    """save_pretrained in several shards, the tokenizer and a chat template by its own means."""
+    made = export(make_checkpoint(SHAPES[shape]), tmp_path / "export", Export(chat="yes"))
+    written = tmp_path / "written"
+    model = theirs(made.path)
+    model.save_pretrained(written, max_shard_size="100KB")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made.path)
+    tokenizer.chat_template = "{% for m in messages %}\n<{{ m['role'] }}> {{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(written)
+    assert len(list(written.glob("model-*.safetensors"))) > 1
+    import_model(written, tmp_path / "back")
+    with torch.inference_mode():
+        assert torch.equal(loom.load(tmp_path / "back")[0](IDS), model(IDS).logits)
+    assert chat_template(tmp_path / "back") == Template(tokenizer.chat_template, None, (_eos(written),))
+    export(tmp_path / "back", tmp_path / "again")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again.chat_template == tokenizer.chat_template, "it travels on, line by line"
+    rows = [{"role": "user", "content": "a"}]
+    assert again.apply_chat_template(rows, tokenize=False) == tokenizer.apply_chat_template(
+        rows, tokenize=False
+    )
+
+
+def _eos(folder: Path) -> int:
+    return int(json.loads((folder / "generation_config.json").read_text())["eos_token_id"])
+
+
+def test_a_formats_own_stop_token_ends_answers_elsewhere_too(make_checkpoint: Make, tmp_path: Path) -> None:
+    """generation_config.json names it beside the end of text, and it comes back from there."""
+    source = make_checkpoint(TIED)
+    tokenizer = loom.load(source)[1]
+    stop = 300  # any token will do
+    text = "{{ messages[0]['content'] }}"
+    body = json.loads((source / "manifest.json").read_text()) | {
+        "chat": {"template": text, "stop_ids": [stop]}
+    }
+    (source / "manifest.json").write_text(json.dumps(body))
+    made = export(source, tmp_path / "export")
+    named = json.loads((made.path / "generation_config.json").read_text())["eos_token_id"]
+    assert named[0] == tokenizer.eos_id
+    assert sorted(named) == sorted({tokenizer.eos_id, stop})
+    assert theirs(made.path).generation_config.eos_token_id == named
+    assert chat_template(made.path) == Template(text, None, tuple(named))
+    import_model(made.path, tmp_path / "back")
+    assert chat_template(tmp_path / "back") == chat_template(made.path)
+
+
+OLD = Path(__file__).parents[1] / "oracles" / "old_tokenizer.py"
+
+
+@pytest.mark.parametrize("peer", ["transformers-4"])
+def test_an_old_transformers_reads_the_tokenizer_alike(
+    make_checkpoint: Make, tmp_path: Path, oracle: Callable[[str], Path], peer: str
+) -> None:
+    """Ids, control tokens, length and the chat template, in a version from before the files changed."""
+    source = make_checkpoint(TIED)
+    made = export(source, tmp_path / "export", Export(chat="yes"))
+    texts = ["def f(x):\n    return x", "Ünï 日本 \U0001f642", "  two  spaces\t", "<|endoftext|>", ""]
+    rows = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "What is\n x?"}]
+    asked = json.dumps({"texts": texts, "messages": rows})
+    command = [str(oracle(peer)), str(OLD), str(made.path)]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
+    old, new = json.loads(done.stdout), transformers.AutoTokenizer.from_pretrained(made.path)
+    assert old["version"].startswith("4.")
+    assert old["ids"] == [new(text)["input_ids"] for text in texts]
+    assert (old["eos"], old["pad"], old["length"]) == (
+        new.eos_token_id,
+        new.pad_token_id,
+        TIED.context_length,
+    )
+    assert old["chat"] == new.apply_chat_template(rows, add_generation_prompt=True, return_dict=False)
+    assert old["text"] == [new.decode(ids) for ids in old["ids"]]

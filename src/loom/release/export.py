@@ -104,18 +104,16 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
     if len(names) > 1:
         small.append(_write_index(out, shards, names))
     found = check(source, out)
-    if recipe.dtype is None and found.weights:
-        raise LoomError(
-            f"{out} is not what {source.folder.path} holds: a weight differs by {found.weights:g}."
-        )
     if not math.isfinite(found.weights) or not math.isfinite(found.logits):
         raise LoomError(
             f"{source.folder.path} as {type_name(dtype)} holds or gives values that are not finite: choose another "
             f"--dtype (bfloat16 has float32's range), or look at the model. {out} is not finished."
         )
-    if dtype.itemsize > source.dtype.itemsize and found.weights:
+    same = recipe.dtype is None or _holds(dtype, {entry.dtype for entry in source.entries.values()})
+    if same and found.weights:
         raise LoomError(
-            f"{out} is not what {source.folder.path} holds: a wider type changed a weight by {found.weights:g}."
+            f"{out} is not what {source.folder.path} holds: a weight differs by {found.weights:g}, where "
+            f"{type_name(dtype)} holds every value. Is the disk sound? Export again."
         )
     write_card(out, source.folder.path, dtype=type_name(dtype), template=template.text if template else None)
     outputs = [Output(item.name, item.bytes, 0, item.xxh3) for item in written]
@@ -156,6 +154,11 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
         f"{time.monotonic() - started:.1f} s in all, {found.seconds:.1f} s of it the check."
     )
     return made
+
+
+def _holds(dtype: torch.dtype, others: set[torch.dtype]) -> bool:
+    """Whether every value of the other types is one of `dtype`."""
+    return all(torch.promote_types(dtype, other) == dtype for other in others)
 
 
 def _refuse_mixture(source: Source, tokenizer: Tokenizer) -> None:
