@@ -112,6 +112,21 @@ def test_other_weights_rows_or_settings_are_scored_anew(folder: Path, questions:
     assert cache.items(subject, items, 512)[1]
 
 
+def test_a_tokenizer_that_is_not_the_models_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for change, why in (({"eos_token_id": 7}, "ends text with id 7"), ({"vocab_size": 256}, "256")):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(LoomError, match=why):
+            load_subject(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    spec = byte_tokenizer()
+    for number in range(200):  # more entries than the model has rows
+        spec["model"]["vocab"][f"more {number}"] = 262 + number  # type: ignore[index]
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(LoomError, match="another model's tokenizer"):
+        load_subject(folder)
+
+
 def test_text_by_domain(folder: Path, tmp_path: Path) -> None:
     layout = tmp_path / "paloma" / "web" / "test"
     layout.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import importlib.util
 import io
 import json
 import os
@@ -21,10 +22,12 @@ from safetensors.torch import save_file
 from loom.evals.written import WRITTEN
 from loom.model.huggingface import config_to_huggingface, to_huggingface
 from loom.tasks import registry
+from tests.conftest import skip_by_name
 from tests.evals.conftest import byte_tokenizer, random_model
 from tests.tasks import rows
 
-pytest.importorskip("huggingface_hub")
+if importlib.util.find_spec("huggingface_hub") is None:
+    skip_by_name("the Hub's client")
 REVISION = "refs%2Fconvert%2Fparquet"
 COMMIT = "1" * 40
 
@@ -37,6 +40,9 @@ def parquet(lines: list[dict[str, object]]) -> bytes:
 
 FILES = {
     ("baber/piqa", "default/validation/0000.parquet"): parquet(rows.ROWS["piqa"]),
+    ("baber/piqa", "default/train/0000.parquet"): parquet(rows.ROWS["piqa"] * 2),
+    ("allenai/openbookqa", "main/test/0000.parquet"): parquet(rows.ROWS["openbookqa"][:1]),
+    ("allenai/openbookqa", "main/test/0001.parquet"): parquet(rows.ROWS["openbookqa"][1:]),
     ("cais/mmlu", "world_religions/test/0000.parquet"): parquet(rows.MMLU),
     ("cais/mmlu", "world_religions/dev/0000.parquet"): parquet(rows.MMLU_DEV),
 }
@@ -121,12 +127,16 @@ def evaluate(model: Path, hub: str, tasks: str) -> subprocess.CompletedProcess[s
 
 
 def test_what_is_missing_is_fetched_once_and_scored(model: Path, hub: str) -> None:
-    done = evaluate(model, hub, "piqa,mmlu_world_religions:5shot")
+    """Worked examples too, from `train` where there is no `dev`; and a split in several files."""
+    asked = "piqa,mmlu_world_religions:5shot,piqa:olmes,openbookqa"
+    done = evaluate(model, hub, asked)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])["results"]
     assert results["piqa"]["n"] == len(rows.ROWS["piqa"])
     assert results["mmlu_world_religions:5shot"]["n"] == len(rows.MMLU)
-    again = evaluate(model, "http://127.0.0.1:1", "piqa")  # nothing is asked for twice
+    assert results["piqa:olmes"]["n"] == len(rows.ROWS["piqa"])
+    assert results["openbookqa"]["n"] == len(rows.ROWS["openbookqa"])
+    again = evaluate(model, "http://127.0.0.1:1", asked)  # nothing is asked for twice
     assert again.returncode == 0, again.stderr
 
 

@@ -77,6 +77,17 @@ def test_no_time_means_no_figures(model: Transformer, tokenizer: Tokenizer) -> N
     assert "validation/loss" not in logged
 
 
+def test_a_diverged_model_gives_figures_that_are_not_numbers(tokenizer: Tokenizer) -> None:
+    """So that the loop stops at them; and no accuracy is made of an argmax of NaN."""
+    model = random_model()
+    model.embed.weight.data.fill_(float("nan"))
+    logged = InLoop(tokenizer, {"quiz": QUESTIONS}, documents(), length=48, rows=4)(model, 1)
+    assert {name for name, value in logged.items() if np.isnan(value)} == {
+        "quiz/acc",
+        *(f"{name}/{metric}" for name in ("a", "b", "validation") for metric in ("bits_per_byte", "loss")),
+    }
+
+
 def _rank(rank: int, world: int, port: int, out: str) -> None:
     import json
 

@@ -37,6 +37,7 @@ PLACES = [
     ("piqa", "piqa/validation/data-00000-of-00001.arrow", "validation"),
     ("winogrande", "winogrande_xl/validation-00000-of-00001.parquet", "validation"),
     ("openbookqa", "openbookqa/main/test-00000-of-00001.parquet", "test"),
+    ("openbookqa", "openbookqa/test/0000.parquet", "test"),
     ("truthfulqa_mc1", "truthful_qa/multiple_choice/validation-00000-of-00001.parquet", "validation"),
 ]
 

@@ -129,8 +129,15 @@ class InLoop:
                 text = self._run(model, self._reading, started)
         finally:
             model.train(was)
-        result = {**self._ranked(ranked), **self._text(text)}
-        known = {name: value for name, value in result.items() if not np.isnan(value)}
+        result = {**self._ranked(*ranked), **self._text(*text)}
+        # What there was no time for has no figure; what a diverged model gives has one that is not a number,
+        # and the loop stops at it.
+        diverged = any(np.isnan(totals[finished]).any() for totals, finished in (ranked, text))
+        known = {
+            name: value
+            for name, value in result.items()
+            if not np.isnan(value) or (diverged and not name.endswith("_stderr"))
+        }
         return {**known, "seconds": time.monotonic() - started}
 
     def _pack(self, rows: Sequence[Row], count: int) -> Work:
@@ -164,8 +171,8 @@ class InLoop:
             np.pad(packed.keys, (0, short), constant_values=-1),
         )
 
-    def _run(self, model: torch.nn.Module, work: Work, started: float) -> Floats:
-        """Summed log-probabilities by key over all ranks; NaN for a key that was not finished."""
+    def _run(self, model: torch.nn.Module, work: Work, started: float) -> tuple[Floats, NDArray[np.bool_]]:
+        """Summed log-probabilities by key over all ranks, and which keys were finished."""
         device = next(model.parameters()).device
         totals = np.zeros((2, len(work.expected)))
         for batch in work.batches:
@@ -186,7 +193,7 @@ class InLoop:
             shared = torch.from_numpy(totals).to(device)
             dist.all_reduce(shared)
             totals = shared.cpu().numpy()
-        return np.where(totals[1] == work.expected, totals[0], np.nan)
+        return totals[0], totals[1] == work.expected
 
     def _over(self, started: float, device: torch.device) -> bool:
         """Whether any rank has used up the time; all ranks stop together."""
@@ -197,14 +204,19 @@ class InLoop:
             dist.all_reduce(over, op=dist.ReduceOp.MAX)
         return bool(over.item())
 
-    def _ranked(self, totals: Floats) -> dict[str, float]:
+    def _ranked(self, totals: Floats, finished: NDArray[np.bool_]) -> dict[str, float]:
         scores = self._layout.scores(totals)
-        complete = [not np.isnan(logp).any() for logp in scores.logp]
+        whole = self._layout.scores(np.where(finished, 0.0, np.nan))
+        free = [np.zeros(1) if values is None else values for values in whole.free]
+        complete = [not np.isnan(np.concatenate(parts)).any() for parts in zip(whole.logp, free, strict=True)]
         result: dict[str, float] = {}
         start = 0
         for name, group in self.tasks.items():
             of = [index for index in range(start, start + len(group)) if complete[index]]
             start += len(group)
+            if any(np.isnan(scores.logp[index]).any() for index in of):
+                result[f"{name}/acc"] = float("nan")  # an argmax of NaN would be the first choice
+                continue
             outcomes = [
                 metrics.outcome(self._items[i], scores.logp[i], scores.free[i], scores.tokens[i]) for i in of
             ]
@@ -216,9 +228,9 @@ class InLoop:
             result[f"{name}/n"] = float(len(of))
         return result
 
-    def _text(self, totals: Floats) -> dict[str, float]:
+    def _text(self, totals: Floats, finished: NDArray[np.bool_]) -> dict[str, float]:
         scores = perplexity.document_scores(self._documents, totals)
-        whole = [not np.isnan([score.nll, score.end]).any() for score in scores]
+        whole: list[bool] = [bool(text and end) for text, end in finished.reshape(-1, 2)]
         kept = [score for score, known in zip(scores, whole, strict=True) if known]
         held_out = kept[: sum(whole[: len(self.documents)])]
         groups: dict[str, Any] = perplexity.by(kept, "source")

@@ -49,10 +49,11 @@ def _roots(folder: Path, names: Sequence[str], source: str) -> Iterator[Path]:
         homes = [folder / repository, folder / f"{owner}___{repository}", *reversed(snapshots)]
     if config:
         yield folder / config
-    for home in [*homes, *(folder / name for name in names)]:
+    own = [folder / name for name in names]
+    for home in [*homes, *own]:
         if config:
             yield home / config
-        if not config or home not in homes:  # a repository's own files may be those of another config
+        if not config or home in own:  # a repository's files may be those of another configuration
             for below in ("", "data", "default"):
                 yield home / below
 
