@@ -38,6 +38,7 @@ class Completion:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: Literal["stop", "length"] = "length"
+    passes: int = 0  # of the model, reading the prompt counted as one
     prompt_tokens: int = 0
     seconds: float = 0.0
     first_token_seconds: float = 0.0
@@ -103,6 +104,7 @@ def stream(
     logits = None if finished else on.decoder.read(cache, tokens)[None]
     while logits is not None:
         piece = ""
+        done.passes += 1
         for row in range(1 + len(tried)):
             token = draw(logits[row], tokens, sampling, randomness)
             if token in ends:

@@ -12,12 +12,18 @@ NGRAM = 3  # tokens that must recur
 
 
 def propose(tokens: Sequence[int], count: int) -> list[int]:
-    """Up to `count` tokens that followed the latest earlier occurrence of the last `NGRAM` of `tokens`."""
+    """`count` tokens that followed the latest earlier occurrence of the last `NGRAM` of `tokens`; none without one.
+
+    Where that is so near that fewer followed, the text goes round, and the proposal goes round with it.
+    """
     end = len(tokens)
     if end <= NGRAM:
         return []
     tail = list(tokens[end - NGRAM :])
     for start in range(end - NGRAM - 1, -1, -1):
         if tokens[start] == tail[0] and list(tokens[start : start + NGRAM]) == tail:
-            return list(tokens[start + NGRAM : start + NGRAM + count])
+            made = list(tokens[start + NGRAM : start + NGRAM + count])
+            while len(made) < count:
+                made.append(made[len(made) - (end - start - NGRAM)])
+            return made
     return []
