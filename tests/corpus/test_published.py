@@ -242,7 +242,14 @@ def test_common_crawl_s_head_from_tagging_to_the_mix(
     assert loom(capsys, "mix", "-c", mixing)["streams"]["cc_en_head"] == counters  # and does nothing again
     counters = loom(capsys, "mix", "-c", mixing, "--compat", "dolma-1.2")["streams"]["cc_en_head"]
     rows = {row["id"]: row for row in rows_of(s3, f"{to}/cc_en_head-0000.json.gz", tmp_path)}
-    assert rows.keys() == {"plain", "again", "mail", "tested", "tag", "copy"}  # "tag" is what the misspelling lets by
+    assert rows.keys() == {
+        "plain",
+        "again",
+        "mail",
+        "tested",
+        "tag",
+        "copy",
+    }  # "tag" is what the misspelling lets by
 
 
 def test_a_pool_of_zstd_files_by_one_include(

@@ -131,7 +131,7 @@ def test_recipes_plan_check_and_run(name: str, here: Path, shared_data: Path, tm
     planned = plan(made)
     assert planned["sources"].keys() == made.sources.keys()
     found = check(made)
-    assert all(found[source] == len(corpus()[source]) for source in made.sources)
+    assert all(found[source]["documents"] == len(corpus()[source]) for source in made.sources)
     artifact = curate(made, tmp_path / "out", LocalEngine(1))
     assert artifact.counters["documents_in"] == sum(len(corpus()[source]) for source in made.sources)
     kept = texts(tmp_path / "out").keys()

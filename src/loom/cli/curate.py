@@ -42,8 +42,13 @@ def run(
         from loom.corpus.plan import check as try_out
 
         found = try_out(loaded)
-        rows = list(found.items())
-        console.table("The recipe fits; first rows of each source", ["source", "documents"], rows)
+        rows = [
+            (name, part["files"], part["documents"], part["rejected"], rule, count)
+            for name, part in found.items()
+            for rule, count in (part["matched"] or {"": 0}).items()
+        ]
+        columns = ["source", "files", "documents", "rejected", "rule", "would remove"]
+        console.table("The recipe fits; some rows of each source", columns, rows)
         return {"checked": found}
     from loom.corpus.curate import curate
     from loom.corpus.summary import show
@@ -70,5 +75,15 @@ def _plan(recipe: Any) -> dict[str, Any]:
         for name, part in found["sources"].items()
     ]
     console.table("Would run", ["source", "files", "on disk", "rules", "share", "taggers"], rows)
+    for name, part in found["sources"].items():
+        console.heading(f"{name}: what is removed, what is replaced")
+        for rule, text in part["remove"].items():
+            console.say(f"  {rule}: {text}")
+        if part["unique"]:
+            console.say(f"  duplicate_key: {part['unique']} that another document had before")
+        for span, by in part["replace"].items():
+            console.say(f"  {span} -> {by!r}")
+    for name, meaning in found["names"].items():
+        console.say(f"{name} stands for {meaning}")
     console.say(f"Steps: {', '.join(found['steps'])}")
     return found

@@ -2,7 +2,7 @@
 
     tag        attributes beside the documents, all taggers in one pass
     judge      each source's rules, in order: the first that speaks removes the document
-    duplicates of what is left, exact documents, then exact paragraphs; the first in input order stays
+    duplicates of what is left: documents, documents nearly alike, paragraphs; the first in input order stays
     mix        cut and mask spans, drop what was removed (kept under removed/ with its rule)
 
 Every step is a list of content-addressed tasks over files, so a killed run goes on where it stopped.
@@ -39,13 +39,15 @@ from loom.corpus.mix import (
     DUPLICATE_KEY,
     DUPLICATE_PARAGRAPH,
     EMPTY,
+    NEAR_DUPLICATE,
     NOT_SAMPLED,
     dead_rows,
     mix_task,
     prepare_mix,
     sidecar,
 )
-from loom.corpus.rules import Curate, replaced, source_files
+from loom.corpus.near import near_duplicates
+from loom.corpus.rules import Curate, replaced, resolved, source_files
 from loom.corpus.sampling import fraction
 from loom.corpus.tag import File
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
@@ -73,6 +75,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     files = source_files(recipe)
     inputs = _inputs(recipe, files, out)
     plain = to_plain(recipe)
+    recipe = resolved(recipe)
     if (before := finished(out, "documents", plain, inputs)) is not None:
         return before
     discard(out, "documents")
@@ -81,8 +84,9 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     flat = [file for found in files.values() for file in found]
     tagged = _tag(recipe, files, out, engine)
     judged = _judge(recipe, owners, flat, tagged, out, engine)
+    _refuse_dead_fields(recipe, owners, judged)
     index = id_index.write(judged, sum(done.counters["documents"] for done in judged), out, engine)
-    duplicates = _duplicates(recipe, judged, flat, out, engine)
+    duplicates = _duplicates(recipe, owners, judged, flat, out, engine)
     mixed = _mix(recipe, owners, flat, tagged, judged, duplicates, out, engine)
     counters = _count(recipe, owners, tagged, judged, mixed)
     if counters["documents_out"] == 0:
@@ -187,7 +191,7 @@ def _judge(
             )
         )
     settings = {"dedupe": to_plain(recipe.dedupe), "seed": recipe.seed}
-    return engine.run(Operation("judge", 4, _judge_task, settings, threads=True), tasks, out, "judge")
+    return engine.run(Operation("judge", 5, _judge_task, settings, threads=True), tasks, out, "judge")
 
 
 def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
@@ -233,6 +237,7 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
             spans.append(found)
             span_prints.append(hashes)
         start += len(batch)
+    by_key = keys.of_field(batches, parameters["unique"])
     exact.save(
         out / task.outputs[0],
         verdict=verdict,
@@ -240,7 +245,7 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         bytes=sizes,
         **exact.spread("documents", np.concatenate(prints)),
         **exact.spread("by_id", keys.of_ids(batches, parameters["source"])),
-        **exact.spread("by_key", keys.of_field(batches, parameters["unique"])),
+        **exact.spread("by_key", by_key),
         **exact.spread("paragraphs", np.concatenate([np.zeros((0, 2), np.uint64), *span_prints])),
         **id_index.table(ids),
         **id_index.in_order(ids),
@@ -251,15 +256,39 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
             "documents": len(ids),
             "bytes": int(sizes.sum()),
             "matched": matched,
+            "keyed": int((by_key != 0).any(axis=1).sum()),
             "paragraphs": sum(part.shape[0] for part in span_prints),
         },
     )
 
 
+def _refuse_dead_fields(recipe: Curate, owners: Sequence[str], judged: Sequence[Finished]) -> None:
+    """Raise `LoomError` for a field that is to be unique and that no document has: the rule could never speak."""
+    for name, rules in recipe.rules.items():
+        mine = [
+            done.counters
+            for owner, done in zip(owners, judged, strict=True)
+            if recipe.sources[owner].rules == name
+        ]
+        if rules.unique and sum(c["documents"] for c in mine) and not sum(c["keyed"] for c in mine):
+            raise LoomError(
+                f"No document has the field {rules.unique!r} (rules.{name}.unique), so none could ever be a "
+                f"duplicate by it. Name a field that is there, such as metadata.url."
+            )
+
+
 def _duplicates(
-    recipe: Curate, judged: Sequence[Finished], files: Sequence[File], out: Path, engine: Engine
+    recipe: Curate,
+    owners: Sequence[str],
+    judged: Sequence[Finished],
+    files: Sequence[File],
+    out: Path,
+    engine: Engine,
 ) -> dict[str, list[Finished]]:
-    """Duplicates by rule: of ids, of a field that is to be unique, of texts, then of paragraphs in what is left."""
+    """Duplicates by rule: of ids, of a field that is to be unique, of texts, nearly of texts, then of paragraphs.
+
+    Each is looked for in what the ones before left.
+    """
     inputs = _together("judged", judged)
     verdicts = [done.task.outputs[0] for done in judged]
     found: dict[str, list[Finished]] = {}
@@ -288,6 +317,12 @@ def _duplicates(
             memory=exact.memory_for(entries),
         )
         found[rule] = engine.run(operation, tasks, out, rule.replace("_", " "))
+    if recipe.dedupe.near is not None:
+        before = [done for results in found.values() for done in results]
+        wanted = [recipe.rules[recipe.sources[name].rules].near for name in owners]
+        found[NEAR_DUPLICATE] = [
+            near_duplicates(recipe.dedupe.near, wanted, files, judged, before, out, engine)
+        ]
     if recipe.dedupe.paragraphs:
         before = [done for results in found.values() for done in results]
         entries = sum(done.counters["paragraphs"] for done in judged)
@@ -439,6 +474,7 @@ def _count(
             DUPLICATE_ID,
             DUPLICATE_KEY,
             DUPLICATE_DOCUMENT,
+            NEAR_DUPLICATE,
             EMPTY,
         ]
         sources[name] = {

@@ -63,15 +63,44 @@ class Expression:
         return truth
 
 
-def parse(text: str, where: str = "the expression") -> Expression:
-    """Check the form of `text`. Raises `LoomError` that quotes what is wrong."""
+def parse_tree(text: str, where: str) -> ast.expr:
     try:
-        tree = ast.parse(text.strip().replace("\n", " "), mode="eval").body
+        return ast.parse(text.strip().replace("\n", " "), mode="eval").body
     except SyntaxError as error:
         raise LoomError(f"{where}: {text!r} is no filter expression ({error.msg}).") from None
+
+
+def parse(text: str, where: str = "the expression") -> Expression:
+    """Check the form of `text`. Raises `LoomError` that quotes what is wrong."""
+    tree = parse_tree(text, where)
     names: list[tuple[str, str]] = []
     _check(tree, names, text, where)
     return Expression(text, tree, tuple(dict.fromkeys(names)))
+
+
+class _WrittenOut(ast.NodeTransformer):
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names, self.found = names, False
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        node.args = [self.visit(argument) for argument in node.args]
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id not in self.names:
+            return node
+        self.found = True
+        return ast.parse(self.names[node.id], mode="eval").body
+
+
+def written_out(text: str, names: Mapping[str, str], where: str = "the expression") -> str:
+    """`text` with short names, each of a `tagger.key`, written out; as it is where it has none."""
+    spelled = _WrittenOut(names)
+    out = ast.unparse(spelled.visit(parse_tree(text, where)))
+    return out if spelled.found else text
 
 
 def _check(node: ast.AST, names: list[tuple[str, str]], text: str, where: str) -> None:
@@ -100,7 +129,8 @@ def _check(node: ast.AST, names: list[tuple[str, str]], text: str, where: str) -
         case _:
             shown = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
             raise LoomError(
-                f"{where}: {shown!r} cannot stand in a filter. Write tagger.key, an aggregate of one "
+                f"{where}: {shown!r} cannot stand in a filter. Write tagger.key, or a short name that the recipe "
+                f"declares under `names`, an aggregate of one "
                 f"({', '.join(AGGREGATES)}), numbers, comparisons, and, or, not."
             )
     for child in ast.iter_child_nodes(node):

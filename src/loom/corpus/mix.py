@@ -28,6 +28,7 @@ from loom.recipe import nearest
 
 NOT_SAMPLED, EMPTY = "not_sampled", "nothing_left"
 DUPLICATE_ID, DUPLICATE_KEY, DUPLICATE_DOCUMENT = "duplicate_id", "duplicate_key", "duplicate_document"
+NEAR_DUPLICATE = "near_duplicate"
 DUPLICATE_PARAGRAPH, HELD_OUT = "duplicate_paragraph", "held_out"
 
 

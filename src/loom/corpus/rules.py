@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import keyword
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from loom.artifact import MANIFEST, load
 from loom.corpus import pieces, remote, tag
 from loom.corpus.decontaminate import Questions
+from loom.corpus.dedupe.minhash import Near
+from loom.corpus.expression import AGGREGATES, written_out
 from loom.corpus.tag import File
 from loom.errors import LoomError
 from loom.recipe import nearest
@@ -27,6 +31,7 @@ class Rules:
     remove: Mapping[str, str] = field(default_factory=dict)
     replace: Mapping[str, str] = field(default_factory=dict)
     paragraphs: bool = True  # look for duplicate paragraphs
+    near: bool = True  # look for near-duplicates, where the recipe's `dedupe.near` says how
     unique: str = ""  # a field that no two documents may share: metadata.url
 
 
@@ -62,9 +67,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Dedupe:
-    """Exact duplicates: whole documents, and paragraphs (lines, or blocks between empty lines)."""
+    """Duplicates: whole documents, documents nearly alike (MinHash), paragraphs (lines, or blocks between empty ones)."""
 
     documents: bool = True
+    near: Near | None = None
     paragraphs: bool = True
     unit: Literal["line", "block"] = "block"
     fewest_words: int = 12
@@ -81,6 +87,9 @@ class Curate:
     decontaminate: Questions | None = None
     fewest_characters: int = 1  # of what is left once spans are cut
     keep_removed: bool = True
+    names: Mapping[str, str] = field(
+        default_factory=dict
+    )  # short names for `remove` and `replace`: tagger.key
     modules: tuple[str, ...] = ()  # of taggers of one's own
     files: Mapping[str, str | tuple[str, ...]] = field(
         default_factory=dict
@@ -89,6 +98,13 @@ class Curate:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, meaning in self.names.items():
+            taken = name in AGGREGATES or name == "document" or keyword.iskeyword(name)
+            if taken or not name.isidentifier() or not re.fullmatch(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", meaning):
+                raise ValueError(
+                    f"names.{name} is {meaning!r}; a short name is a word that is not taken, and stands for a "
+                    f"`tagger.key`"
+                )
         for name, source in self.sources.items():
             if source.rules not in self.rules:
                 near = nearest(source.rules, self.rules)
@@ -96,6 +112,30 @@ class Curate:
                     f"sources.{name}.rules is {source.rules!r}; "
                     + (f"did you mean {near!r}?" if near else f"there are {', '.join(self.rules)}")
                 )
+
+
+def resolved(recipe: Curate) -> Curate:
+    """The recipe with its short names written out wherever its rules use them."""
+    if not recipe.names:
+        return recipe
+
+    def span(name: str) -> str:
+        short, least, score = name.partition(">=")
+        long = recipe.names.get(short.strip(), short.strip())
+        return f"{long} {least}{score}" if least else long
+
+    rules = {
+        name: replace(
+            each,
+            remove={
+                rule: written_out(text, recipe.names, f"rules.{name}.remove.{rule}")
+                for rule, text in each.remove.items()
+            },
+            replace={span(key): value for key, value in each.replace.items()},
+        )
+        for name, each in recipe.rules.items()
+    }
+    return replace(recipe, rules=rules, names={})
 
 
 def source_files(recipe: Curate, at: Path | None = None) -> dict[str, list[File]]:

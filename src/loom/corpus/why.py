@@ -18,7 +18,7 @@ from loom.artifact import MANIFEST, Artifact, load
 from loom.corpus import attributes, documents, expression, ids
 from loom.corpus.attributes import Spans, key_name
 from loom.corpus.documents import as_rows, read_lines
-from loom.corpus.rules import Curate, replaced, source_files
+from loom.corpus.rules import Curate, replaced, resolved, source_files
 from loom.corpus.sampling import keyed_hash
 from loom.corpus.tag import File
 from loom.errors import LoomError
@@ -101,7 +101,7 @@ def _in_mixture(identity: str, artifact: Artifact) -> str:
 
 def _curation(identity: str, artifact: Artifact) -> dict[str, Any]:
     curated = artifact.path
-    recipe = build(artifact.recipe, Curate, str(curated))
+    recipe = resolved(build(artifact.recipe, Curate, str(curated)))
     files = source_files(recipe, at=curated)
     flat = [(name, file) for name, found in files.items() for file in found]
     place = find(identity, artifact, [file for _, file in flat])

@@ -11,7 +11,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from loom.artifact import Artifact, Input, commit, digest_json, discard, finished
-from loom.corpus import documents, tag
+from loom.corpus import documents, remote, tag
 from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
 from loom.corpus.documents import write_lines
@@ -30,8 +30,22 @@ WORK = "work"
 
 
 @dataclass(frozen=True)
-class MinHash:
+class Near:
     """Shingle length in words, bands and hashes a band, the seed of the hash functions."""
+
+    words: int = 5
+    bands: int = 14
+    rows: int = 8
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.words, self.bands, self.rows) < 1:
+            raise ValueError("words, bands and rows must be at least 1")
+
+
+@dataclass(frozen=True)
+class MinHash:
+    """What is compared, what the attributes are called, and how: `Near`'s numbers."""
 
     documents: tuple[str, ...]
     name: str = "near_duplicates"
@@ -41,8 +55,7 @@ class MinHash:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.words, self.bands, self.rows) < 1:
-            raise ValueError("words, bands and rows must be at least 1")
+        Near(self.words, self.bands, self.rows, self.seed)
 
 
 def probability(similarity: float, bands: int, rows: int) -> float:
@@ -58,16 +71,26 @@ def hash_functions(seed: int, count: int) -> tuple[Any, Any]:
 
 
 def minhash(recipe: MinHash, engine: Engine | None = None, out: Path | None = None) -> Artifact:
-    """Write `attributes/<name>/`: a span for every document but a cluster's first, and that one's id."""
-    started = time.monotonic()
+    """Write `attributes/<name>/`: a span for every document but a cluster's first, and that one's id.
+
+    An address gets what was made in a folder of the user's cache, uploaded once it is complete.
+    """
     files = tag.find(recipe.documents)
     root = (out or tag.root_of(files)) / "attributes" / recipe.name
-    inputs = [Input(str(file.path.resolve()), file.digest) for file in files]
+    if (to := remote.address(root)) is None:
+        return _minhash(recipe, files, root, engine or LocalEngine())
+    made = _minhash(recipe, files, remote.staging(to), engine or LocalEngine())
+    remote.publish(made, to)
+    return replace(made, path=Path(to))
+
+
+def _minhash(recipe: MinHash, files: Sequence[tag.File], root: Path, engine: Engine) -> Artifact:
+    started = time.monotonic()
+    inputs = [Input(remote.place(file.path), file.digest) for file in files]
     plain = to_plain(recipe)
     if (before := finished(root, "attributes", plain, inputs)) is not None:
         return before
     discard(root, "attributes")
-    engine = engine or LocalEngine()
     settings = {key: plain[key] for key in ("words", "bands", "rows", "seed")}
     signed = engine.run(
         Operation("minhash signatures", 4, _sign, settings, threads=True),
@@ -82,8 +105,7 @@ def minhash(recipe: MinHash, engine: Engine | None = None, out: Path | None = No
         root,
         "signatures",
     )
-    matched = _match(recipe, signed, root, engine)
-    joined = _join(signed, matched, root, engine)
+    joined = clusters(recipe.bands, signed, root, engine)
     written = _write(recipe, files, signed, joined, root, engine)
     counters = sum_counters([done.counters for done in written])
     counters["clusters"] = joined.counters["clusters"]
@@ -116,10 +138,7 @@ def _sign(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         keys.append(kernels.bands(signature, counts, settings["rows"]))
         sizes.append(lengths(*batch.utf8()))
         names += batch.ids
-    every = np.concatenate(keys)
-    tables: dict[str, Any] = {}
-    for band in range(settings["bands"]):
-        tables |= exact.spread(f"band-{band:04d}", every[:, band])
+    tables = band_tables(np.concatenate(keys))
     exact.save(out / task.outputs[0], lengths=np.concatenate(sizes), **tables, **id_index.in_order(names))
     with write_lines(out / task.outputs[1]) as stream:
         stream.writelines(item.json() + b"\n" for item in rejected)
@@ -127,19 +146,35 @@ def _sign(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
     return Done({task.outputs[1]: len(rejected)}, counters)
 
 
+def band_tables(keys: Any) -> dict[str, Any]:
+    """Keys uint64[n, bands, 2] as arrays to be saved, one a band, so that a partition is a range of them."""
+    tables: dict[str, Any] = {}
+    for band in range(keys.shape[1]):
+        tables |= exact.spread(f"band-{band:04d}", keys[:, band])
+    return tables
+
+
 def _inputs(results: Sequence[Finished]) -> tuple[Input, ...]:
     return tuple(Input(item.path, item.digest) for done in results for item in done.outputs)
 
 
-def _starts(signed: Sequence[Finished]) -> list[int]:
+def starts_of(signed: Sequence[Finished]) -> list[int]:
     """The number of each file's first document; the last entry is the number of documents."""
     counts: list[int] = [done.counters["documents"] for done in signed]
     return [0, *itertools.accumulate(counts)]
 
 
-def _match(recipe: MinHash, signed: Sequence[Finished], root: Path, engine: Engine) -> list[Finished]:
+def clusters(bands: int, signed: Sequence[Finished], root: Path, engine: Engine) -> Finished:
+    """The clusters of documents that meet in a band, joined: `first`, each document's first in input order.
+
+    The first outputs of `signed` hold `band_tables`, their counters how many `documents`.
+    """
+    return _join(signed, _match(bands, signed, root, engine), root, engine)
+
+
+def _match(bands: int, signed: Sequence[Finished], root: Path, engine: Engine) -> list[Finished]:
     """A task a band and partition: every document with the first in input order that has the same key."""
-    starts = _starts(signed)
+    starts = starts_of(signed)
     partitions = exact.partitions_for(starts[-1])
     together = Input("signatures", digest_json([item.digest for done in signed for item in done.outputs]))
     tasks = [
@@ -148,7 +183,7 @@ def _match(recipe: MinHash, signed: Sequence[Finished], root: Path, engine: Engi
             (f"{WORK}/band-{band:04d}-{p:04d}",),
             {"band": band, "partition": p, "partitions": partitions},
         )
-        for band in range(recipe.bands)
+        for band in range(bands)
         for p in range(partitions)
     ]
     settings = {"signed": [done.task.outputs[0] for done in signed], "starts": starts}
@@ -176,7 +211,7 @@ def _match_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
 
 
 def _join(signed: Sequence[Finished], matched: Sequence[Finished], root: Path, engine: Engine) -> Finished:
-    total = _starts(signed)[-1]
+    total = starts_of(signed)[-1]
     task = Task(
         _inputs(matched),
         (f"{WORK}/clusters",),
@@ -208,7 +243,7 @@ def _write(
     settings = {
         "name": recipe.name,
         "signed": [done.task.outputs[0] for done in signed],
-        "starts": _starts(signed),
+        "starts": starts_of(signed),
     }
     tasks = [
         Task(_inputs([done, joined]), (tag.sidecar_name(file, "jsonl"),), {"file": number})
