@@ -62,3 +62,22 @@ def test_bf16_products_sum_in_float32() -> None:
     exact = torch.autograd.grad(weighted_loss(hidden, matrix, labels, weights)[0], matrix)[0]
     assert gradient.dtype == torch.float32
     assert float((gradient - exact).norm() / exact.norm()) < 0.02
+
+
+@pytest.mark.usefixtures("chunks")
+def test_it_is_torchs_own_fused_loss_where_that_is_exact() -> None:
+    """In float32, with whole weights; what torch's own lacks is in `loom.train.loss`."""
+    if not hasattr(F, "linear_cross_entropy"):  # torch before 2.13
+        return
+    hidden, matrix, labels, _ = case()
+    theirs = F.linear_cross_entropy(
+        hidden,
+        matrix,
+        labels,
+        reduction="sum",
+        options=torch.nn.LinearCrossEntropyOptions(batch_chunk_size=64),
+    )
+    expected = torch.autograd.grad(theirs, (hidden, matrix))
+    mine, _ = weighted_loss(hidden, matrix, labels, (labels >= 0).float())
+    torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(torch.autograd.grad(mine, (hidden, matrix)), expected, rtol=1e-4, atol=1e-4)

@@ -38,14 +38,15 @@ def run(
         next((found for found in group if found.verdict == "bad"), group[0])
         for group in zip(*everyone, strict=True)
     ]
-    bad = [found.what for found in shown if found.verdict == "bad"]
+    bad: dict[str, list[str]] = {}
+    for found in shown:
+        if found.verdict == "bad":
+            bad.setdefault(found.mend, []).append(found.what)
     if world.first:
         where = f" ({world.size} ranks)" if world.size > 1 else ""
         rows = [[found.what, found.verdict, found.said] for found in shown]
         console.table(f"This machine{where}", ["what", "", "found"], rows, left=3)
     if bad:
-        raise LoomError(
-            f"Not fit to train on: {', '.join(bad)}. For attention, update torch and the driver, or forbid that "
-            f"backend (torch.backends.cuda.enable_flash_sdp(False) and its like)."
-        )
+        mends = "; ".join(f"for {', '.join(names)}: {mend}" for mend, names in bad.items())
+        raise LoomError(f"Not fit to train on: {mends}.")
     return {"ranks": world.size, "device": str(world.device), "findings": [asdict(found) for found in shown]}

@@ -7,6 +7,7 @@ forward and backward, before hours are spent.
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -38,8 +39,14 @@ class Finding:
     said: str
     value: float | None = None
     """In the unit that `said` names."""
+    mend: str = ""
+    """Of what is bad: what to do about it."""
 
 
+ATTENTION = (
+    "update torch and the driver, or forbid that backend (torch.backends.cuda.enable_flash_sdp(False) and "
+    "its like)"
+)
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -50,7 +57,8 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q kᵀ / sqrt(d)) v in float64."""
+    """softmax(q kᵀ / sqrt(d)) v in float64; neighbouring query heads share a head of k and v where those are fewer."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
     result: Tensor = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
     return result
@@ -73,24 +81,48 @@ def distance(found: list[Tensor], expected: list[Tensor]) -> float:
     return worst
 
 
-def check_attention(
-    run: Attend, device: torch.device, dtype: torch.dtype, masked: bool, heads: int = 4, length: int = 256
-) -> float:
-    """`distance` of an attention function from float64 on random inputs of `dtype`, of 64 a head."""
+@dataclass(frozen=True)
+class Case:
+    """Random inputs of attention and what it is to give: outputs and gradients in float64."""
+
+    tensors: list[Tensor]
+    mask: Tensor | None
+    slope: Tensor
+    expected: list[Tensor]
+
+    def distance(self, run: Attend) -> float:
+        """`distance` of an attention function from float64, forward and backward."""
+        return distance(outputs(run, self.tensors, self.mask, self.slope), self.expected)
+
+
+def attention_case(
+    device: torch.device, dtype: torch.dtype, masked: bool, *, groups: int = 1, length: int = 256
+) -> Case:
+    """Two rows of four heads of 128, OLMo's width at every size; `groups` heads share one of keys and values."""
     generator = torch.Generator().manual_seed(5)
     q, k, v, slope = (
-        torch.randn(2, heads, length, 64, generator=generator).to(device, dtype) for _ in range(4)
+        torch.randn(2, heads, length, 128, generator=generator).to(device, dtype)
+        for heads in (4, 4 // groups, 4 // groups, 4)
     )
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    mask = document_mask(torch.arange(length, device=device)[None].expand(2, -1) // 50) if masked else None
+    documents = torch.arange(length, device=device)[None].expand(2, -1) // (length // 5)
+    mask = document_mask(documents) if masked else None
     whole = causal if mask is None else mask
     wide = [tensor.double() for tensor in (q, k, v)]
     expected = outputs(lambda a, b, c, _: exact(a, b, c, whole), wide, None, slope.double())
-    return distance(outputs(run, [q, k, v], mask, slope), expected)
+    return Case([q, k, v], mask, slope, expected)
+
+
+KINDS = {"causal": (False, 1), "documents": (True, 1), "grouped": (False, 2)}
+"""(by document, query heads that share a head of keys and values)."""
 
 
 def attention_findings(device: torch.device) -> list[Finding]:
-    """Every backend of torch's attention, and Loom's own on a CPU, in float32 and bf16, causal and by document."""
+    """Every backend of torch's attention, and Loom's own on a CPU, in float32 and bf16: causal, by document, grouped.
+
+    Rows are OLMo's 2,048 positions on a GPU, 256 on a CPU.
+    """
+    length = 2048 if device.type == "cuda" else 256
     contenders: dict[str, Attend] = {}
     for name, backend in BACKENDS.items():
 
@@ -103,22 +135,23 @@ def attention_findings(device: torch.device) -> list[Finding]:
         contenders[name] = run
     if device.type == "cpu":
         contenders["loom, for training"] = lambda q, k, v, mask: attend(q, k, v, mask, training=True)
+    rounding = {torch.float32: 2e-3 if device.type == "cuda" else 1e-5, torch.bfloat16: 3e-2}
     findings = []
-    for name, contender in contenders.items():
-        for dtype, allowed in (
-            (torch.float32, 2e-3 if device.type == "cuda" else 1e-5),
-            (torch.bfloat16, 3e-2),
-        ):
-            for masked in (False, True):
-                what = f"attention {name}, {str(dtype).removeprefix('torch.')}, {'documents' if masked else 'causal'}"
+    for dtype, allowed in rounding.items():
+        for kind, (masked, groups) in KINDS.items():
+            case = attention_case(device, dtype, masked, groups=groups, length=length)
+            for name, contender in contenders.items():
+                what = f"attention {name}, {str(dtype).removeprefix('torch.')}, {kind}"
                 try:
-                    error = check_attention(contender, device, dtype, masked)
+                    error = case.distance(contender)
                 except RuntimeError:  # how torch says that a backend does not do this here
                     findings.append(Finding(what, "absent", "not offered on this device"))
                     continue
                 good = error <= allowed
                 said = f"off by {error:.1e} of the largest value, forward and backward; {allowed:.0e} is rounding"
-                findings.append(Finding(what, "good" if good else "bad", said, error))
+                findings.append(
+                    Finding(what, "good" if good else "bad", said, error, "" if good else ATTENTION)
+                )
     return findings
 
 
@@ -153,26 +186,50 @@ def clock_findings(device: torch.device, seconds: float = 3.0) -> list[Finding]:
 
 
 def disk_findings(folder: Path, megabytes: int = 256) -> list[Finding]:
-    """Bytes a second to the disk and back, and its free room."""
+    """Bytes a second to the disk and back past the page cache, whether they are the same, and the free room."""
     folder.mkdir(parents=True, exist_ok=True)
-    block = os.urandom(MIB)
+    block = os.urandom(MIB - 8)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
         began = time.perf_counter()
-        for _ in range(megabytes):
-            file.write(block)
+        for number in range(megabytes):
+            file.write(number.to_bytes(8) + block)  # each its own, so that a misplaced one shows
         file.flush()
         os.fsync(file.fileno())
         written = megabytes * MIB / (time.perf_counter() - began)
-        file.seek(0)
-        same = all(file.read(MIB) == block for _ in range(megabytes))
+        began = time.perf_counter()
+        try:
+            same, direct = _same(Path(file.name), block, megabytes, os.O_DIRECT), True
+        except (OSError, AttributeError):  # a file system or system without direct reads
+            same, direct = _same(Path(file.name), block, megabytes, 0), False
+        read = megabytes * MIB / (time.perf_counter() - began)
     free = shutil.disk_usage(folder).free
-    said = f"{written / 1e6:,.0f} MB/s written through to {folder}" + (
-        "" if same else ", but READ BACK CHANGED"
+    said = f"{written / 1e6:,.0f} MB/s written through to {folder}, {read / 1e6:,.0f} MB/s back " + (
+        "past the page cache" if direct else "(perhaps from memory: this file system has no direct reads)"
     )
+    mend = f"do not keep checkpoints in {folder}: check that disk and its cables or mount, or choose another --out"
     return [
-        Finding("disk", "good" if same else "bad", said, written),
+        Finding("disk", "good", said, written)
+        if same
+        else Finding("disk", "bad", said + ", but READ BACK CHANGED", written, mend),
         Finding("free room", "note", f"{free / 1e9:,.0f} GB: a checkpoint takes 12 bytes a parameter", free),
     ]
+
+
+def _same(path: Path, block: bytes, megabytes: int, flags: int) -> bool:
+    """Whether the file holds the numbered blocks that were written. Direct reads need aligned memory: a map's."""
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    try:
+        if not flags and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        with mmap.mmap(-1, MIB) as buffer:
+            for number in range(megabytes):
+                if os.preadv(descriptor, [buffer], number * MIB) != MIB:
+                    return False
+                if buffer[:] != number.to_bytes(8) + block:
+                    return False
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def communication_findings(world: World, megabytes: int = 64, rounds: int = 5) -> list[Finding]:
@@ -192,9 +249,10 @@ def communication_findings(world: World, megabytes: int = 64, rounds: int = 5) -
             times.append(time.perf_counter() - began)
     rate = 2 * (world.size - 1) / world.size * 4 * count / min(times)
     said = f"{rate / 1e9:.3g} GB/s of bus bandwidth, all-reduce of {megabytes} MiB over {world.size} ranks"
-    return [
-        Finding("communication", "good" if right else "bad", said + ("" if right else "; WRONG SUM"), rate)
-    ]
+    if right:
+        return [Finding("communication", "good", said, rate)]
+    mend = "update NCCL or RCCL and the network's driver, or leave out the node that adds wrongly"
+    return [Finding("communication", "bad", said + "; WRONG SUM", rate, mend)]
 
 
 def device_findings(device: torch.device) -> list[Finding]:

@@ -2,6 +2,11 @@
 
 `weighted_loss` computes its gradient in the forward pass, a chunk of tokens at a time, while the chunk's
 logits are at hand: three matrix products in all, as many as an unchunked loss, and no logits kept.
+
+torch 2.13 has one of its own, `torch.nn.functional.linear_cross_entropy`, which is not used: given bf16 it
+gives the sum in bf16 (19,200 for 19,294), its output matrix's gradient is off by 4.1e-3 against 1.7e-3 here,
+its usual choice takes 2.6 times the processor time on a CPU, and it knows neither weights nor z-loss. A
+test compares the two in float32, where they agree.
 """
 
 from __future__ import annotations
