@@ -1,4 +1,5 @@
-"""The figures of bench/results/*.json as one table, written into docs/benchmarks.md between two marks.
+"""The figures of bench/results/*.json as one table, written into docs/benchmarks.md between two marks; those of
+evaluation, with what counting allows, into docs/evaluation.md.
 
     python bench/summary.py           # after any bench/*.py
     python bench/summary.py --print
@@ -301,6 +302,45 @@ def table() -> str:
     return "\n".join(lines)
 
 
+EVALUATION = ROOT / "docs" / "evaluation.md"
+WORDS = {
+    "rank": "five tasks, d 512, V = 50,304",
+    "rank-1b": "the same, 1B shapes",
+    "mmlu": "MMLU, 5 shots, d 512",
+    "mmlu-1b": "MMLU, 5 shots, 1B shapes",
+    "perplexity": "web pages, d 512",
+}
+
+
+def speed() -> str:
+    """Evaluation beside the harness: rows as they were run, ratios beside what counting allows."""
+    body = json.loads((RESULTS / "evaluation.json").read_text())
+    lines = ["| | documents | Loom | harness | ratio | counting allows | with a narrow last block | wanted |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, what in WORDS.items():
+        if (row := body.get(name)) is None:
+            continue
+        harness = f"{row['harness_seconds']:.1f} s"
+        if row.get("harness_scaled_by", 1.0) != 1.0:
+            harness += f" (of {row['documents_of_harness']}, scaled)"
+        bounds = [f"{row[key]:.2f}" if key in row else "–" for key in ("bound", "bound_last_block")]
+        ratio = f"{row['ratio']:.2f}"
+        cells = [what, f"{row['documents']:,}", f"{row['loom_seconds']:.1f} s", harness]
+        lines.append(f"| {' | '.join([*cells, ratio, *bounds, str(row['wanted'])])} |")
+    if (row := body.get("inloop")) is not None:
+        seconds = f"{row['callback_seconds']:.1f} s | plain forwards {row['plain_forward_seconds']:.1f} s"
+        lines.append(
+            f"| in the loop | – | {seconds} | {row['ratio']:.2f} | – | – | at most {row['at_most']} |"
+        )
+    return "\n".join(lines)
+
+
+def write(page: Path, made: str) -> None:
+    """Put a table between a page's marks."""
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -310,9 +350,8 @@ def main() -> None:
     if parser.parse_args().print:
         print(made)
         return
-    before, rest = PAGE.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}")
+    write(PAGE, made)
+    write(EVALUATION, speed())
 
 
 if __name__ == "__main__":
