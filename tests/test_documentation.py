@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from loom.cli.verbs import VERBS
+from tests.serve.running import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ROOT / "docs" / "commands.md"
@@ -41,16 +48,14 @@ def shown(kind: str) -> list[str]:
 def test_every_command_has_an_example() -> None:
     verbs = {shlex.split(line)[1] for kind in ("sh", "text") for line in shown(kind)}
     assert verbs == set(VERBS)
-    # Those that are not run here run for minutes or until they are stopped, or need more; each has tests.
+    # quickstart runs for minutes, classifier in another environment; the servers are run until they answer.
     assert {shlex.split(line)[1] for line in shown("text")} - {
         shlex.split(line)[1] for line in shown("sh")
-    } == {"quickstart", "why", "classifier", "mix", "serve", "explore"}
+    } == {"quickstart", "classifier", "serve", "explore"}
 
 
 @pytest.mark.slow
 def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
-    import json
-
     (preparation,) = blocks("python")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
@@ -64,6 +69,41 @@ def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
         env=environment,
     )
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    for line in shown("text"):
+        if shlex.split(line)[1] in ("serve", "explore"):
+            answers_and_stops(line, tmp_path, environment)
+
+
+def answers_and_stops(line: str, folder: Path, environment: dict[str, str]) -> None:
+    """A server's example, at a port that is free: it gives its page, and ends when it is told to."""
+    port = free_port()
+    words = [str(port) if before == "--port" else word for before, word in pairwise(["", *shlex.split(line)])]
+    command = [sys.executable, "-m", "loom", *words[1:]]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, f"{line} ended with {process.returncode}"
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+                    assert b"<html" in answer.read()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.2)
+        else:
+            raise AssertionError(f"{line} never answered")
+        if words[1] == "serve":
+            asked = urllib.request.Request(
+                f"http://127.0.0.1:{port}/loom/trace",
+                b'{"text": "the string with all leading whitespace removed"}',
+                {"content-type": "application/json"},
+            )
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                assert "spans" in json.loads(answer.read())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
