@@ -195,6 +195,25 @@ def test_repetitions(dolma: Path, shared_data: Path, tmp_path: Path) -> None:
     assert check(run_loom(pages, names, files), other, pages) == 0
 
 
+def test_lengths_in_tokens(dolma: Path, shared_data: Path, tmp_path: Path) -> None:
+    tokenizer = str(shared_data / "tokenizers" / "olmo-v1.json")
+    names = [
+        "dolma_v1_tokenizer",
+        "dolma_v2_tokenizer",
+        "tokenizers_EleutherAI_GPT_NeoX_20B",
+        "tokenizers_AI2_OLMo_v1",
+    ]
+    rows = [
+        *web(shared_data, 40),
+        *nonsense(80, seed=3),
+        {"id": "empty", "text": ""},
+        {"id": "blank", "text": " \n"},
+    ]
+    mine = run_loom(rows, names, dict.fromkeys(names, tokenizer))
+    assert check(mine, run_dolma(dolma, rows, tmp_path, taggers=names, tokenizer=tokenizer), rows) == 0
+    assert mine[0]["dolma_v1_tokenizer"]["length"][0][2] > 50
+
+
 HOSTS = """# a hosts file
 0.0.0.0 bad.example
 127.0.0.1 localhost

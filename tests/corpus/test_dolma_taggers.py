@@ -21,6 +21,11 @@ NAMES = (
     "gopher_v1", "gopher_v2", "c4_v2", "pii_regex_with_counts_fast_v2",
     "bytes_length_v1", "char_length_v1", "char_length_strip_ws_v1", "doc_count_v1",
     "char_length_with_paragraphs_v1", "whitespace_tokenizer_v1", "whitespace_tokenizer_with_paragraphs_v1",
+    "olmo_pretokenizer_v1", "olmo_pretokenizer_with_paragraphs_v1",
+)  # fmt: skip
+BY_WORDS = (  # slow on Dolma's side: 0.1 MB a second
+    "uniseg_length_v1", "uniseg_length_paragraphs_v1", "uniseg_length_paragraphs_with_empty_v1",
+    "uniseg_length_paragraphs_with_doc_length_v1",
 )  # fmt: skip
 PIECES = (
     "the", "be", "to", "of", "and", "that", "have", "with", "The", "#", "#tag", "…", "and…", "...", "x",
@@ -57,11 +62,11 @@ def run_loom(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[
     return found
 
 
-def check_equal(python: Path, rows: Sequence[dict[str, Any]]) -> None:
-    ours, theirs = run_loom(rows, NAMES), run_dolma(python, rows, NAMES)
+def check_equal(python: Path, rows: Sequence[dict[str, Any]], names: Sequence[str] = NAMES) -> None:
+    ours, theirs = run_loom(rows, names), run_dolma(python, rows, names)
     assert len(ours) == len(theirs) == len(rows)
     for row, mine, other in zip(rows, ours, theirs, strict=True):
-        for name in NAMES:
+        for name in names:
             assert mine[name] == other[name], (name, row["text"][:300])
 
 
@@ -99,6 +104,13 @@ def test_equal_on_web_pages(dolma: Path, shared_data: Path) -> None:
         with gzip.open(shared_data / "text" / f"{name}.jsonl.gz") as stream:
             rows += [orjson.loads(line) for line in stream]
     check_equal(dolma, rows)
+
+
+def test_words_are_unicode_s(dolma: Path, shared_data: Path) -> None:
+    with gzip.open(shared_data / "text" / "c4.jsonl.gz") as stream:
+        rows = [orjson.loads(line) for _, line in zip(range(20), stream, strict=False)]
+    rows += [{"id": "empty", "text": ""}, {"id": "blank", "text": " \n\t\n"}, *nonsense(250, seed=19)]
+    check_equal(dolma, rows, BY_WORDS)
 
 
 @pytest.mark.slow

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
+import subprocess
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loom.corpus import words
 from loom.corpus.documents import utf8
+from loom.corpus.kernels import word_breaks
 from loom.corpus.kernels import words as kernels
 from loom.corpus.kernels.characters import LETTERS_END, character_table, lengths
 from loom.corpus.kernels.pii import paragraphs, question_marks
@@ -113,3 +119,46 @@ def test_every_forbidden_phrase_has_its_bucket() -> None:
     assert known.buckets.tolist() == sorted(known.buckets.tolist())
     for bucket in known.buckets.tolist():
         assert known.phrase_bits[bucket >> 3] >> (bucket & 7) & 1
+
+
+PROPERTIES = """
+import sys
+from uniseg.emoji import extended_pictographic
+from uniseg.wordbreak import WordBreak, word_break
+kinds = {kind: number for number, kind in enumerate(WordBreak)}
+points = map(chr, range(0x110000))
+sys.stdout.buffer.write(bytes(kinds[word_break(c)] | 32 * bool(extended_pictographic(c)) for c in points))
+"""
+UNITS = """
+import json, sys
+from uniseg.wordbreak import words
+json.dump([list(words(text)) for text in json.load(sys.stdin)], sys.stdout)
+"""
+
+
+def ask(python: Any, code: str, data: bytes = b"") -> bytes:
+    return subprocess.run([str(python), "-c", code], input=data, capture_output=True, check=True).stdout
+
+
+def test_unicode_s_words_are_uniseg_s(oracle: Any) -> None:
+    """Every code point has uniseg's properties; characters of every kind, in any order, are parted as there."""
+    table = word_breaks.properties()
+    theirs = np.frombuffer(ask(oracle("dolma"), PROPERTIES), np.uint8)
+    assert np.array_equal(table & ~np.uint8(word_breaks.BLANK), theirs)
+    assert [chr(p).isspace() for p in range(0x4000)] == (table[:0x4000] & word_breaks.BLANK > 0).tolist()
+    choose = random.Random(29)
+    points = np.delete(np.arange(0x110000), np.arange(0xD800, 0xE000))
+    kinds = [points[theirs[points] == kind].tolist() for kind in np.unique(theirs).tolist()]
+    some = [chr(choose.choice(kind)) for kind in kinds for _ in range(3)] + list("\n\r1a'\u200d\U0001f1e9")
+    texts = ["".join(choose.choices(some, k=choose.randint(1, 12))) for _ in range(4000)]
+    found = json.loads(ask(oracle("dolma"), UNITS, json.dumps(texts).encode()))
+    assert [words.split(text) for text in texts] == found
+    counts = [sum(not unit.isspace() for unit in units) for units in found]
+    assert [words.count_words(text) for text in texts] == counts
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text())
+def test_units_joined_are_the_text(text: str) -> None:
+    assert "".join(words.split(text)) == text
+    assert words.count_words(text) == sum(not unit.isspace() for unit in words.split(text))

@@ -17,7 +17,15 @@ def main() -> None:
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null), contextlib.redirect_stdout(null):
         from dolma.core.data_types import InputSpecWithMetadata
         from dolma.core.registry import TaggerRegistry
-        from dolma.taggers import code, jigsaw, quality, repetitions, url  # noqa: F401 (they register themselves)
+        from dolma.taggers import (  # noqa: F401 (they register themselves)
+            code,
+            jigsaw,
+            length,
+            quality,
+            repetitions,
+            tokenizers,
+            url,
+        )
         from tokenizers import Tokenizer
 
         made = {}
@@ -27,7 +35,7 @@ def main() -> None:
                 kind.MODEL_PATH = settings["models"][name]
             if name in settings.get("lists", {}):
                 kind.BLOCKLIST_PATHS = settings["lists"][name]
-            if hasattr(kind, "TOKENIZER_IDENTIFIER"):
+            if {"TOKENIZER_IDENTIFIER", "TOKENIZER_NAME_OR_PATH", "TOKENIZER_PATH"} & set(dir(kind)):
                 read = Tokenizer.from_file(settings["tokenizer"])
                 kind.__init__ = lambda self, read=read: setattr(self, "tokenizer", read)
             made[name] = kind()

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from loom.corpus.documents import Batch, utf8
 from loom.corpus.dolma import config
-from loom.corpus.words import pattern
+from loom.corpus.words import split
 
 BETWEEN = "\x1f"  # no word holds it
 
@@ -40,7 +40,7 @@ def paragraph_ngrams(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[
             at += inside
             if (at if compat else len(paragraph)) < (rules.min_length or 0):
                 continue
-            words = [found for found in pattern().findall(paragraph) if not found.isspace()]
+            words = [found for found in split(paragraph) if not found.isspace()]
             if rules.min_words:
                 if compat or len(words) < rules.min_words:
                     continue
