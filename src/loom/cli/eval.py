@@ -93,7 +93,7 @@ def run(
         return finish(out)
     names = tuple(filter(None, tasks.split(",")))
     names += tuple(name for part in filter(None, suite.split(",")) for name in registry.suite(part))
-    tuned = "adaptation" in suite.split(",")
+    tuned = "adaptation" in [*tasks.split(","), *suite.split(",")]
     if tuned:
         names += registry.WRITTEN
     recipe = EvalRecipe(
@@ -251,6 +251,8 @@ def _notes(name: str, facts: dict[str, Any], length: int | None) -> list[str]:
     wanted = facts.get("protocol_split")
     if wanted and splits - {wanted}:
         found.append(f"{', '.join(sorted(splits)) or 'rows without a split'}, the protocol's is {wanted}")
+    if "anew" in facts.get("examples", ""):
+        found.append(f"examples are {facts['examples']}")
     if truncated := facts.get("truncated"):
         found.append(
             f"{truncated:,} choices lost the left end of their context, longer than {length:,} tokens"

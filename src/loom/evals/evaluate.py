@@ -243,6 +243,7 @@ def evaluate_task(
         "protocol_split": task.splits[0] if task.splits else "",
         "headline": task.metrics[0],
         "rows": loaded.rows,
+        **({"examples": _examples(task)} if task.shots else {}),
         "subjects": len(loaded.found) if task.subjects else 0,
         "bad": dict(loaded.bad),
         "truncated": scores.truncated,
@@ -252,6 +253,13 @@ def evaluate_task(
         "tokens_one_choice_at_a_time": scores.naive,
     }
     return results, list(lines_of(loaded.items, scores, outcomes)), facts, known
+
+
+def _examples(task: Task) -> str:
+    """Which worked examples were shown, where the protocol's own are others."""
+    first = f"the first {task.shots} rows of the dev (else train) file"
+    drawn_anew = ":" not in task.name.removesuffix(f":{task.shots}shot") and not task.subjects
+    return f"{first}; lm-evaluation-harness draws its examples anew for every row" if drawn_anew else first
 
 
 def evaluate_text(
