@@ -17,6 +17,7 @@ import pytest
 from loom.corpus import attributes, classifier, taggers
 from loom.corpus.documents import make_batch
 from loom.corpus.taggers import Texts
+from loom.errors import LoomError
 from tests.corpus.test_dolma_taggers import nonsense
 
 ORACLE = Path(__file__).resolve().parents[1] / "oracles" / "dolma_more.py"
@@ -289,3 +290,22 @@ def test_addresses(dolma: Path, tmp_path: Path) -> None:
     assert not wrong, "\n".join(map(str, wrong))
     assert check(mine, other, rows) == 0
     assert any(row["oisd_small_abp_v1"] for row in mine)
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n\n", "@@||good.example^\n"])
+def test_a_list_without_an_entry_is_refused(tmp_path: Path, content: str) -> None:
+    """A tagger that could never match would say that every document is clean."""
+    (tmp_path / "list.txt").write_text(content)
+    (tmp_path / "list.json").write_bytes(b'[{"name": "no address"}]\n' if content else b"")
+    found = [entry for entry in taggers.available() if entry.make.__module__.endswith("taggers.url")]
+    assert len(found) == 29
+    for entry in found:
+        wikidata = "Wikidata" in entry.needs
+        if content.startswith("@@") and not ("abp" in entry.name or "adblock" in entry.name or wikidata):
+            continue  # a line like any other to those that read hosts
+        path = tmp_path / ("list.json" if wikidata else "list.txt")
+        with pytest.raises(LoomError, match="could never match"):
+            taggers.get(entry.name, {entry.name: str(path)})
+    (tmp_path / "list.json").write_bytes(b"[{")
+    with pytest.raises(LoomError, match=r"row 1, is not JSON"):
+        taggers.get("allowlist_wikidata_v1", {"allowlist_wikidata_v1": str(tmp_path / "list.json")})

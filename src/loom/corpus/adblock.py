@@ -82,7 +82,7 @@ class Blocker:
 
     def __init__(self, lines: Iterable[str]) -> None:
         rules = [rule for line in dict.fromkeys(lines) if (rule := parse(line)) is not None]
-        self.count = len(rules)
+        self.count = sum(not rule.exception for rule in rules)  # those that could block something
         self.hosts = {
             key: {rule.host for rule in rules if rule.host and (rule.exception, rule.important) == key}
             for key in ((False, False), (False, True), (True, False), (True, True))

@@ -110,7 +110,10 @@ def _is_ip(text: str) -> bool:
 
 
 def _known(lines: Iterable[str], cleaned: Callable[[str], tuple[str, ...]]) -> set[str]:
-    known = {entry for line in lines for entry in entries(line, cleaned)}
+    return _some({entry for line in lines for entry in entries(line, cleaned)})
+
+
+def _some(known: set[str]) -> set[str]:
     if not known:
         raise LoomError("The lists hold no address: a tagger that reads them could never match.")
     return known
@@ -124,12 +127,17 @@ def by_host(*paths: Path) -> Tagger:
 
 def by_adblock(*paths: Path) -> Tagger:
     """An Adblock rule would block the address."""
+    blocker = _blocker(paths)
+    return _make(lambda url: blocker.blocks(clean(url)))
+
+
+def _blocker(paths: Iterable[Path]) -> Blocker:
     blocker = Blocker(read_lists(paths))
     if not blocker.count:
         raise LoomError(
             "The Adblock lists hold no rule for addresses: a tagger that reads them could never match."
         )
-    return _make(lambda url: blocker.blocks(clean(url)))
+    return blocker
 
 
 def _named(name: str, needs: str, make: Factory) -> None:
@@ -145,7 +153,7 @@ for _name in BY_ADBLOCK:
 @tagger("link_blocklist_phishing_v1", spans="document", source="Dolma 1.2", needs=LISTS)
 def link_blocklist_phishing_v1(*paths: Path) -> Tagger:
     """The address (host, port and path) is a line of a list."""
-    known = {line.strip().lower() for line in read_lists(paths) if not line.startswith("#")}
+    known = _some({line.strip().lower() for line in read_lists(paths) if not line.startswith("#")} - {""})
     return _make(lambda url: clean(url) in known)
 
 
@@ -155,12 +163,21 @@ def allowlist_wikidata_v1(*paths: Path) -> Tagger:
     """The host, or what is left without its first labels, is a website in Wikidata (Dolma's cleaning never ran)."""
     known: set[str] = set()
     for path in paths:
-        for line in read_lines(path):
-            for row in orjson.loads(line):
+        for number, line in enumerate(read_lines(path), 1):
+            for row in _answers(path, number, line):
                 found: Any = row.get("url") if isinstance(row, dict) else None
                 for host in _bases(found) if isinstance(found, str) else ():
                     known |= set(entries(host, _bases))
+    _some(known)
     return _make(lambda url: any(host in known for host in _bases(url)))
+
+
+def _answers(path: Path, number: int, line: bytes) -> Iterable[Any]:
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise LoomError(f"{path}, row {number:,}, is not JSON ({error}); it should be {WIKIDATA}.") from None
+    return found if isinstance(found, list) else [found]
 
 
 def _bases(url: str) -> tuple[str, ...]:
@@ -191,5 +208,4 @@ def url_hosts_v1(*paths: Path) -> Tagger:
 @tagger("url_adblock_v1", spans="document", source="Loom", needs=ADBLOCK)
 def url_adblock_v1(*paths: Path) -> Tagger:
     """An Adblock rule would block the address, asked for with its scheme and query as they are."""
-    blocker = Blocker(read_lists(paths))
-    return _make(blocker.blocks)
+    return _make(_blocker(paths).blocks)
