@@ -127,6 +127,27 @@ def pretrain(body: Json) -> Iterator[Line]:
                 rate >= 200,
                 row["date"],
             )
+    if (row := rows.get("checkpoints")) is not None:
+        for what, seconds, beside, share, most in (
+            (
+                f"checkpoints of {row['checkpoint_bytes'] / 1e6:.0f} MB every 50 steps",
+                row["seconds_a_checkpoint"],
+                f"50 steps {50 * row['step_seconds']:.0f} s",
+                row["cost_every_50"],
+                0.03,
+            ),
+            (
+                "waiting for data",
+                row["data_wait"] * row["step_seconds"],
+                f"a step {row['step_seconds']:.2f} s",
+                row["data_wait"],
+                0.01,
+            ),
+        ):
+            yield Line(
+                f"`pretrain` {what}", f"{seconds:.4f} s", beside, f"{share:.2%}", f"< {most:.0%}", share < most,
+                row["date"],
+            )  # fmt: skip
 
 
 def evaluation(body: Json) -> Iterator[Line]:
@@ -305,7 +326,8 @@ def table() -> str:
 EVALUATION = ROOT / "docs" / "evaluation.md"
 WORDS = {
     "rank": "five tasks, d 512, V = 50,304",
-    "rank-1b": "the same, 1B shapes",
+    "truthfulqa": "TruthfulQA MC1 and MC2, d 512 (no goal was set)",
+    "rank-1b": "five tasks, 1B shapes",
     "mmlu": "MMLU, 5 shots, d 512",
     "mmlu-1b": "MMLU, 5 shots, 1B shapes",
     "perplexity": "web pages, d 512",
