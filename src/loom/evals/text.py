@@ -6,6 +6,7 @@ A domain is a file's stem. In Paloma's layout, `<source>/<split>/*.jsonl.gz`, it
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Text:
 
 
 def read_texts(paths: Sequence[Path], split: str | None = None) -> Iterator[Text]:
-    """Documents of files and folders, in the order of their paths.
+    """Documents of files, folders and globs, in the order of their paths.
 
     With `split`, of Paloma's layout only files of that split; without one, `test` where a source has it,
     else what there is. Raises `LoomError` where nothing is found or a row has no text.
@@ -125,9 +126,12 @@ def _check_bytes(
 def _files(path: Path, split: str | None) -> list[Path]:
     if path.is_file():
         return [path]
-    if not path.exists():
-        raise LoomError(f"There is no {path} to evaluate on.")
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+    if path.exists():
+        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+    else:
+        found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+        if not found:
+            raise LoomError(f"There is no {path} to evaluate on.")
     sources: dict[Path, set[str]] = {}
     for file in found:
         if file.parent.name in SPLITS:
