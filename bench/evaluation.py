@@ -1,8 +1,9 @@
 """Loom's evaluation beside lm-evaluation-harness 0.4.13: same weights, same rows, float32, one run.
 
-    python bench/evaluation.py [--rows rank,mmlu,perplexity,inloop,rank-1b,mmlu-1b] [--limit N] [--threads N]
+    python bench/evaluation.py [--rows rank,truthfulqa,mmlu,perplexity,inloop,rank-1b,mmlu-1b] [--limit N] [--threads N]
 
 rank        piqa, arc_easy, sciq, boolq, openbookqa, whole, at d 512 with 8 layers and V = 50,304
+truthfulqa  50 questions of both multiple-choice forms, drawn by a fixed seed, at d 512
 rank-1b     the same tasks, 20 documents of each drawn by a fixed seed, at OLMo 1B's shape
 mmlu        three subjects with 5 shots, whole, at d 512
 mmlu-1b     abstract_algebra with 5 shots at OLMo 1B's shape; the harness, which shares nothing between
@@ -18,8 +19,8 @@ allows, and compares every document: a prediction that differs (of documents who
 1. A finished row is written to bench/results/evaluation.json at once, with its date, settings, machine and the
 run it is of, and the table of docs/evaluation.md with it; `--limit` makes every row small.
 
-All rows take about an hour on two quiet cores: rank 25 minutes (715,000 tokens for Loom, 993,000 for the
-harness), mmlu 6, perplexity 4, inloop 4, rank-1b 9, mmlu-1b 15.
+All rows take a little over an hour on two quiet cores: rank 25 minutes (715,000 tokens for Loom, 993,000 for the
+harness), truthfulqa 10, mmlu 6, perplexity 4, inloop 4, rank-1b 9, mmlu-1b 15.
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ from loom.tokens.tokenizer import Tokenizer  # noqa: E402
 DATA = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "bench" / "results" / "evaluation.json"
 RANK = ("piqa", "arc_easy", "sciq", "boolq", "openbookqa")
+TRUTH = ("truthfulqa_mc1", "truthfulqa_mc2")
 # Float32 sums of hundreds of nats: 1e-3 nats, or three millionths of a log-likelihood where that is more.
 TOLERANCE = {"nats": 1e-3, "relative": 3e-6}
-WANTED = {"rank": 2.2, "rank-1b": 1.35, "mmlu": 10.0, "mmlu-1b": 6.0, "perplexity": 1.5}
+WANTED = {"rank": 2.2, "rank-1b": 1.35, "mmlu": 10.0, "mmlu-1b": 6.0, "perplexity": 1.5, "truthfulqa": 1.0}
 SHAPES = {"d512": (512, 8, 8, 1408, True), "1b": (2048, 16, 16, 8192, True)}
 
 Peer = Callable[[int], Any]
@@ -221,10 +223,12 @@ def report(name: str, loom: Seconds, peer: Seconds, **more: Any) -> dict[str, An
     return result
 
 
-def rows_of(task: str, kept: Sequence[int]) -> list[dict[str, Any]]:
-    """The raw rows with these numbers: what the harness is given."""
+def rows_of(task: str, kept: Sequence[int], items: Sequence[Any]) -> list[dict[str, Any]]:
+    """The raw rows with these numbers: what the harness is given. `items` are the same rows'."""
     found = data.find(DATA / "eval", registry.task(task).files, registry.task(task).splits)
-    lines = list(data.read_rows(found.path))
+    lines = list(data.read_rows(*found.paths))
+    if task in TRUTH:
+        return [harness.hub_row(lines[n], item, task) for n, item in zip(kept, items, strict=True)]
     return [lines[number] for number in kept]
 
 
@@ -252,7 +256,7 @@ def agreement(items: Sequence[Any], scores: Any, samples: Mapping[int, Any]) -> 
         if outcome is None or outcome.close:
             close += 1
             continue
-        same = outcome.values["acc"] == theirs["acc"]
+        same = abs(outcome.values["acc"] - theirs["acc"]) < 1e-3  # MC2's is a share of probability
         if theirs["acc_norm"] is not None:
             same &= outcome.values["acc_norm"] == theirs["acc_norm"]
         differ += not same
@@ -280,22 +284,23 @@ def drawn(count: int, limit: int | None) -> list[int]:
     return sorted(random.Random(1234).sample(range(count), limit))
 
 
-def rank(given: Setup) -> dict[str, Any]:
-    whole = {name: data.load(registry.task(name), DATA / "eval").items for name in RANK}
-    kept = {name: drawn(len(whole[name]), given.limit) for name in RANK}
-    items = {name: [whole[name][number] for number in kept[name]] for name in RANK}
-    rows = {name: rows_of(name, kept[name]) for name in RANK}
+def rank(given: Setup, row: str, names: Sequence[str] = RANK) -> dict[str, Any]:
+    whole = {name: data.load(registry.task(name), DATA / "eval").items for name in names}
+    kept = {name: drawn(len(whole[name]), given.limit) for name in names}
+    items = {name: [whole[name][number] for number in kept[name]] for name in names}
+    rows = {name: rows_of(name, kept[name], items[name]) for name in names}
     few = {name: lines[:: max(1, len(lines) // max(4, len(lines) // 20))] for name, lines in rows.items()}
     batch = best_batch(given.peer, lambda lm: harness.run(lm, few), given.batches)
     loom = timed(
-        lambda: {name: score_items(given.model, items[name], given.tokenizer, 2048) for name in RANK}
+        lambda: {name: score_items(given.model, items[name], given.tokenizer, 2048) for name in names}
     )
     theirs = asked(lambda: harness.run(given.peer(batch), rows))
-    everything = [item for name in RANK for item in items[name]]
-    layout = Layout.of(*encode_items(everything, given.tokenizer), 2048)
+    everything = [item for name in names for item in items[name]]
+    layout = Layout.of(
+        *encode_items(everything, given.tokenizer), 2048, headers=[item.header for item in everything]
+    )
     counted = bound(given.model, layout, distinct_inputs(everything, given.tokenizer, 2048))
-    found = {name: agreement(items[name], loom[2][name], theirs[2]["samples"][name]) for name in RANK}
-    row = "rank-1b" if given.model.config.d_model == 2048 else "rank"
+    found = {name: agreement(items[name], loom[2][name], theirs[2]["samples"][name]) for name in names}
     return report(row, loom, theirs, **counted, **agrees(found), batch=batch, documents=len(everything))
 
 
@@ -471,11 +476,12 @@ def machine(threads: int) -> dict[str, Any]:
 MMLU = tuple(sorted({path.name.split(".")[0] for path in (DATA / "eval" / "mmlu").glob("*.test.jsonl.gz")}))
 ROWS: dict[str, tuple[str, Callable[[Setup], dict[str, Any]], int | None, tuple[int, ...]]] = {
     # name: shape, work, documents of each task (None: all), batch sizes to try for the harness
-    "rank": ("d512", rank, None, (4, 16, 32)),
+    "rank": ("d512", lambda given: rank(given, "rank"), None, (4, 16, 32)),
+    "truthfulqa": ("d512", lambda given: rank(given, "truthfulqa", TRUTH), 50, (4, 16)),
     "mmlu": ("d512", lambda given: mmlu(given, MMLU, None), None, (4, 16, 32)),
     "perplexity": ("d512", perplexity, None, (1, 4, 16)),
     "inloop": ("d512", inloop, None, (16,)),
-    "rank-1b": ("1b", rank, 20, (4, 16)),
+    "rank-1b": ("1b", lambda given: rank(given, "rank-1b"), 20, (4, 16)),
     "mmlu-1b": ("1b", lambda given: mmlu(given, MMLU[:1], 12), None, (1, 4)),
 }
 

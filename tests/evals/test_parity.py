@@ -149,7 +149,7 @@ def test_documents_longer_than_the_context_and_real_rows(
     for name in ("truthfulqa_mc1", "truthfulqa_mc2"):  # the authors' table; the harness reads the Hub's rows
         loaded[name] = data.load(registry.task(name), shared_data / "eval", limit=3)
         raw = _first(loaded[name].found[0].path, 3)
-        lines[name] = [_hub_row(row, loaded[name].items[i], name) for i, row in enumerate(raw)]
+        lines[name] = [harness.hub_row(row, loaded[name].items[i], name) for i, row in enumerate(raw)]
     theirs = harness.run(lm, lines)["samples"]
     close = sum(compare(model, tokenizer, loaded[name].items, theirs[name]) for name in loaded)
     _few(close, sum(map(len, lines.values())))
@@ -178,13 +178,6 @@ def _few(close: int, of: int) -> None:
     """At most a tenth of the documents may be too close to call: beyond that, equality says little."""
     print(f"{close} of {of} documents have two choices within {TOLERANCE} nats")
     assert close <= max(1, of // 10)
-
-
-def _hub_row(row: dict[str, Any], item: Item, name: str) -> dict[str, Any]:
-    """A row of the authors' table as the Hub spells it."""
-    labels = [int(index in item.golds) for index in range(len(item.choices))]
-    key = f"{name.removeprefix('truthfulqa_')}_targets"
-    return {"question": row["Question"], key: {"choices": list(item.choices), "labels": labels}}
 
 
 @pytest.mark.slow
