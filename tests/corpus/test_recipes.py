@@ -117,6 +117,7 @@ def overrides(name: str, here: Path, tokenizer: Path | None) -> list[str]:
     text = (RECIPES / f"{name}.yaml").read_text()
     return [
         f"documents={here / 'corpus'}",
+        *(["most_removed.contaminated=0.5"] if "most_removed" in text else []),  # of so few, one is many
         *(f"files.{key}={path}" for key, path in files.items() if f"  {key}: " in text),
     ]
 
@@ -161,6 +162,16 @@ def test_dolma_v1_5_by_source(here: Path, tmp_path: Path) -> None:
     assert "AKIA" not in kept["secret"]["text"]
     fate = texts(tmp_path / "out", "removed")
     assert fate["again"]["removed"] == {"rule": "duplicate_key", "survivor": "w0"}
+
+
+def test_too_much_contamination_stops_the_run(here: Path, tmp_path: Path) -> None:
+    """Not only in `loom decontaminate`: a recipe with evaluation texts that are everywhere would remove everything."""
+    made = recipe("dolma-v1_5", here, None, "most_removed.contaminated=0.2")
+    with pytest.raises(LoomError, match=r"'contaminated' speaks for 1 of the 2 documents of 'reddit' \(50"):
+        curate(made, tmp_path / "out", LocalEngine(1))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(LoomError, match="did you mean 'contaminated'"):
+        recipe("dolma-v1_5", here, None, "most_removed={contamminated: 0.2}")
 
 
 def test_a_missing_model_is_named_before_work_starts(here: Path) -> None:

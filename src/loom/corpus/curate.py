@@ -30,7 +30,7 @@ from loom.artifact import (
     load,
     refer,
 )
-from loom.corpus import documents, expression, keys, remote, tag
+from loom.corpus import documents, expression, keys, limits, remote, tag
 from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
 from loom.corpus.mix import (
@@ -84,7 +84,8 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     flat = [file for found in files.values() for file in found]
     tagged = _tag(recipe, files, out, engine)
     judged = _judge(recipe, owners, flat, tagged, out, engine)
-    _refuse_dead_fields(recipe, owners, judged)
+    limits.refuse_dead_fields(recipe, owners, judged)
+    limits.refuse_too_many(recipe, owners, judged)
     index = id_index.write(judged, sum(done.counters["documents"] for done in judged), out, engine)
     duplicates = _duplicates(recipe, owners, judged, flat, out, engine)
     mixed = _mix(recipe, owners, flat, tagged, judged, duplicates, out, engine)
@@ -260,21 +261,6 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
             "paragraphs": sum(part.shape[0] for part in span_prints),
         },
     )
-
-
-def _refuse_dead_fields(recipe: Curate, owners: Sequence[str], judged: Sequence[Finished]) -> None:
-    """Raise `LoomError` for a field that is to be unique and that no document has: the rule could never speak."""
-    for name, rules in recipe.rules.items():
-        mine = [
-            done.counters
-            for owner, done in zip(owners, judged, strict=True)
-            if recipe.sources[owner].rules == name
-        ]
-        if rules.unique and sum(c["documents"] for c in mine) and not sum(c["keyed"] for c in mine):
-            raise LoomError(
-                f"No document has the field {rules.unique!r} (rules.{name}.unique), so none could ever be a "
-                f"duplicate by it. Name a field that is there, such as metadata.url."
-            )
 
 
 def _duplicates(

@@ -85,6 +85,9 @@ class Curate:
     documents: str = ""
     dedupe: Dedupe = Dedupe()
     decontaminate: Questions | None = None
+    most_removed: Mapping[str, float] = field(
+        default_factory=dict
+    )  # rule -> the share of a source's documents above which the run stops
     fewest_characters: int = 1  # of what is left once spans are cut
     keep_removed: bool = True
     names: Mapping[str, str] = field(
