@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,21 @@ from loom.tokens.tokenizer import Tokenizer
 Row = dict[str, Any]
 SIMILAR = 0.8  # Jaccard similarity from which a pair counts as near-duplicate, as FineWeb's bands are set
 SHINGLE = 5
+LEAST_AGREEMENT = 0.9  # of the first 1,000 characters with the whole text, on documents of many languages
+LEAST_SAME = 0.995  # of text that is left on one side and on the other
+LARGEST = 1.2  # times dolma's files that Loom's may take
+CONTROL = ("<|endoftext|>", "<|padding|>")
+
+
+class Wrong(Exception):
+    """What both sides made is not the same where it should be: the row counts for nothing."""
+
+
+def expect(holds: bool, what: str, found: Row) -> Row:
+    """`found`, where `holds`; else `Wrong` says what does not."""
+    if not holds:
+        raise Wrong(f"{what}: {json.dumps(found)}")
+    return found
 
 
 def rows(path: Path) -> Iterator[Any]:
@@ -44,7 +59,8 @@ def same_attributes(ours: Path, theirs: Path, taggers: Sequence[str]) -> Row:
                 spans += sum(map(len, b.values()))
                 differ[tagger] += a.keys() != b.keys() or not all(_same(a[key], b[key]) for key in b)
                 count += 1
-    return {"documents": count // len(taggers), "spans": spans, "documents_that_differ": differ}
+    found = {"documents": count // len(taggers), "spans": spans, "documents_that_differ": differ}
+    return expect(count > 0 and not any(differ.values()), "attributes differ", found)
 
 
 def _same(ours: list[list[float]], theirs: list[list[float]]) -> bool:
@@ -69,7 +85,8 @@ def language_agreement(folder: Path) -> Row:
             agree += mine == other
             english += other
             count += 1
-    return {"documents": count, "english": english, "agreement": round(agree / count, 5)}
+    found = {"documents": count, "english": english, "agreement": round(agree / count, 5)}
+    return expect(agree >= LEAST_AGREEMENT * count, "the capped length decides otherwise too often", found)
 
 
 def same_documents(ours: Path, theirs: Path) -> Row:
@@ -90,18 +107,26 @@ def same_documents(ours: Path, theirs: Path) -> Row:
     both = mine.keys() & other.keys()
     sizes = [sum(p.stat().st_size for p in folder.rglob("*.gz")) for folder in (ours, theirs)]
     texts_left = [sum(size for _, size in side.values()) for side in found]
-    return {
+    ratio = texts_left[0] / max(texts_left[1], 1)
+    made = {
         "documents": [len(mine), len(other)],
         "in_both": len(both),
         "texts_that_differ": sum(mine[name][0] != other[name][0] for name in both),
         "bytes_of_text": texts_left,
-        "bytes_of_text_ratio": round(texts_left[0] / max(texts_left[1], 1), 5),
+        "bytes_of_text_ratio": round(ratio, 5),
         "gz_size_ratio": round(sizes[0] / sizes[1], 3),
     }
+    expect(len(mine) == len(other) == len(both) > 0, "not the same documents", made)
+    expect(LEAST_SAME < ratio < 1 / LEAST_SAME, "not as much text left", made)
+    return expect(sizes[0] <= LARGEST * sizes[1], "files too large", made)
 
 
-def same_tokens(ours: Path, theirs: Path) -> Row:
-    """Documents by id whose ids differ, of those that both have."""
+def same_tokens(ours: Path, theirs: Path, texts: tuple[Path, Path]) -> Row:
+    """Documents by id whose ids of tokens differ, of those that both have; `texts` are what each side read.
+
+    Of the same text on both sides they may differ only where it spells a control token, which dolma takes for
+    one; a document that only one side has must be empty on the other.
+    """
     facts = json.loads((ours / "manifest.json").read_text())["tokens"]
     mine: dict[str, str] = {}
     count = [0, 0]
@@ -112,22 +137,52 @@ def same_tokens(ours: Path, theirs: Path) -> Row:
         starts, ends = table.column("start").to_pylist(), table.column("end").to_pylist()
         for name, start, end in zip(table.column("id").to_pylist(), starts, ends, strict=True):
             mine[name] = digest_bytes(ids[start:end].tobytes())
-    differ = missing = documents_there = 0
+    other: dict[str, str] = {}
     for path in sorted(theirs.rglob("*.csv.gz")):
         ids = np.fromfile(path.with_name(path.name.replace(".csv.gz", ".npy")), np.uint16)
         count[1] += ids.size
         with gzip.open(path, "rt", newline="") as stream:
             for start, end, name, *_ in csv.reader(stream):
-                documents_there += 1
-                digest = digest_bytes(ids[int(start) : int(end)].tobytes())
-                missing += name not in mine
-                differ += name in mine and mine[name] != digest
-    return {
-        "documents": [len(mine), documents_there],
+                other[name] = digest_bytes(ids[int(start) : int(end)].tobytes())
+    differ = {name for name in mine.keys() & other.keys() if mine[name] != other[name]}
+    alone = mine.keys() ^ other.keys()
+    left, right = (_texts(folder, differ | alone) for folder in texts)
+    spelt = {name for name in differ if any(token in left[name] for token in CONTROL)}
+    unlike = {name for name in differ if left[name] != right[name]}
+    filled = {name for name in alone if (right if name in mine else left).get(name)}
+    found = {
+        "documents": [len(mine), len(other)],
         "tokens": count,
-        "documents_that_differ": differ,
-        "documents_only_there": missing,
+        "documents_that_differ": len(differ),
+        "of_which_spell_a_control_token": len(spelt),
+        "of_which_are_other_texts": len(unlike),
+        "documents_on_one_side": len(alone),
     }
+    expect(bool(mine) and differ == spelt | unlike, "tokens differ where texts do not", found)
+    return expect(not filled, "documents are missing", found)
+
+
+def _texts(folder: Path, wanted: Set[str]) -> dict[str, str]:
+    return {
+        row["id"]: row["text"].strip()
+        for path in sorted(folder.rglob("*.gz")) if wanted
+        for row in rows(path)
+        if row["id"] in wanted
+    }  # fmt: skip
+
+
+def same_texts(folders: Sequence[Path]) -> Row:
+    """That folders of Loom's own mixed documents hold the same texts by id."""
+    found = [
+        {
+            row["id"]: digest_bytes(row["text"].encode())
+            for path in sorted(folder.rglob("*.gz"))
+            for row in rows(path)
+        }
+        for folder in folders
+    ]
+    same = all(each == found[0] for each in found)
+    return expect(same and bool(found[0]), "formats differ", {"documents": [len(each) for each in found]})
 
 
 def labelled_lines(folder: Path, count: int) -> list[str]:
@@ -190,12 +245,14 @@ def near_duplicates(texts: Path, marked: Path, clusters: Path, sample: int) -> R
         for number, cluster in np.fromfile(path, "<u4").reshape(-1, 2).tolist():
             label[int(path.name.split(".")[0]), number] = cluster
     theirs = pairs_of([label.get(place, ("alone", place)) for place in places])
-    return {
+    found = {
         "documents_compared": len(names),
         "pairs_of_jaccard_0.8": len(true),
         "loom": _score(ours, true),
         "datatrove": _score(theirs, true),
     }
+    worse = [key for key in ("recall", "precision") if found["loom"][key] < found["datatrove"][key]]
+    return expect(bool(true) and not worse, f"worse {' and '.join(worse)} than datatrove's", found)
 
 
 def _score(found: set[tuple[int, int]], true: set[tuple[int, int]]) -> Row:
