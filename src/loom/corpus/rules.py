@@ -108,6 +108,14 @@ class Curate:
                     f"names.{name} is {meaning!r}; a short name is a word that is not taken, and stands for a "
                     f"`tagger.key`"
                 )
+        known = dict.fromkeys(rule for rules in self.rules.values() for rule in rules.remove)
+        for rule, most in self.most_removed.items():
+            if rule not in known:
+                near = nearest(rule, known)
+                hint = f"; did you mean {near!r}?" if near else ""
+                raise ValueError(f"most_removed names {rule!r}, which no set of rules has{hint}")
+            if not 0 <= most <= 1:
+                raise ValueError(f"most_removed.{rule} is {most}; it is a share, from 0 to 1")
         for name, source in self.sources.items():
             if source.rules not in self.rules:
                 near = nearest(source.rules, self.rules)
