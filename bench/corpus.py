@@ -156,10 +156,7 @@ def config(path: Path, value: Any) -> str:
 def remover(*paths: Path) -> Callable[[], None]:
     def clear() -> None:
         for path in paths:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     return clear
 

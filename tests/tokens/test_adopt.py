@@ -10,6 +10,7 @@ import pytest
 from tests.small import write_documents
 from tests.tokens.test_tokenize import stored
 
+from loom.cli import main
 from loom.errors import LoomError
 from loom.tokens.adopt import Adopt, adopt
 from loom.tokens.shards import open_tokens
@@ -97,3 +98,21 @@ def test_what_cannot_be_taken_over_is_named(
     pairs = copy_pairs(made, tmp_path / "mixed")
     (pairs / "shard-00000.csv.gz").write_bytes((pairs / "shard-00001.csv.gz").read_bytes())
     refused("mixed", r"shard-00000\.csv\.gz lists")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--held-out", "0.1"], ["--shard-tokens", "9"], ["--csv"], ["--workers", "2"], ["--engine", "ray"]],
+)
+def test_flags_that_would_be_ignored_are_refused(
+    made: Path, tokenizer_path: Path, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = copy_pairs(made, tmp_path / "pairs")
+    out = tmp_path / "t"
+    with pytest.raises(SystemExit) as ended:
+        main(
+            ["tokenize", "--adopt", str(pairs), "--tokenizer", str(tokenizer_path), "--out", str(out), *more]
+        )
+    assert ended.value.code == 1
+    assert f"{more[0]} says nothing with --adopt" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,10 @@ def run(
     out: Annotated[Path, typer.Option(help="The token folder to write.")],
     documents: Annotated[list[str] | None, typer.Option(help="Files, folders or quoted globs.")] = None,
     adopt: Annotated[Path | None, typer.Option(help="Take over a folder of OLMo's or Dolma's .npy.")] = None,
-    held_out: Annotated[float, typer.Option(help="Share of documents kept in heldout/.")] = 0.0,
-    shard_tokens: Annotated[int, typer.Option(help="About how many tokens a shard holds.")] = 500_000_000,
+    held_out: Annotated[float | None, typer.Option(help="Share of documents kept in heldout/ [0].")] = None,
+    shard_tokens: Annotated[
+        int | None, typer.Option(help="About how many tokens a shard holds [500,000,000].")
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Also write Dolma's .csv.gz beside each shard.")] = False,
     workers: Workers = None,
     engine: EngineName = "local",
@@ -36,11 +39,19 @@ def run(
 
     if (documents is None) == (adopt is None):
         raise typer.BadParameter("give either --documents or --adopt")
+    if adopt is not None:
+        given: dict[str, Any] = {"--held-out": held_out, "--shard-tokens": shard_tokens, "--csv": csv or None}
+        given |= {"--workers": workers, "--engine": engine if engine != "local" else None}
+        if idle := next((flag for flag, value in given.items() if value is not None), None):
+            raise LoomError(
+                f"{idle} says nothing with --adopt, which takes files over as they are: leave it out."
+            )
     try:
         if adopt is not None:
             made = take_over(Adopt(adopt, tokenizer), out)
         else:
-            recipe = Tokenize(tuple(documents or ()), tokenizer, held_out, shard_tokens, csv)
+            recipe = Tokenize(tuple(documents or ()), tokenizer, held_out or 0.0, csv=csv)
+            recipe = recipe if shard_tokens is None else replace(recipe, shard_tokens=shard_tokens)
             made = encode(recipe, out, choose(engine, workers, address))
     except ValueError as error:
         raise LoomError(f"{error}.") from None
