@@ -196,24 +196,31 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         curate(recipe(raw, rules=rules), tmp_path / "out3", LocalEngine(1))
 
 
+EVERY = {"near": {"words": 3}}  # every kind of duplicate
+
 RUN = """
 import sys
 from pathlib import Path
-from tests.corpus.test_curate import recipe
+from tests.corpus.test_curate import EVERY, recipe
 from loom.corpus.curate import curate
 from loom.engine import LocalEngine
-curate(recipe(Path(sys.argv[1])), Path(sys.argv[2]), LocalEngine(2))
+curate(recipe(Path(sys.argv[1]), dedupe=EVERY), Path(sys.argv[2]), LocalEngine(2))
 """
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_the_bytes_are_the_same(tmp_path: Path) -> None:
     rows = [
-        {"id": f"d{i}", "text": "\n\n".join(prose(i * 31 + j % 5, 150) for j in range(20)), "source": "s"}
+        {
+            "id": f"d{i}",
+            "text": "\n\n".join(prose(i // 2 * 31 + j % 5 + (i % 2) * (j > 17), 150) for j in range(20)),
+            "source": "s",
+        }
         for i in range(400)
     ]
     raw = write(tmp_path / "raw", rows, 8)
-    curate(recipe(raw), tmp_path / "undisturbed", LocalEngine(2))
+    undisturbed = curate(recipe(raw, dedupe=EVERY), tmp_path / "undisturbed", LocalEngine(2))
+    assert undisturbed.counters["sources"]["s"]["removed"]["near_duplicate"] > 9
     out = tmp_path / "killed"
     command = [sys.executable, "-c", RUN, str(raw), str(out)]
     whole = files_in(tmp_path / "undisturbed")
