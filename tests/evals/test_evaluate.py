@@ -219,12 +219,15 @@ def test_the_table_has_errors_and_says_what_was_cut_left_out_or_read_elsewhere(
     file = questions / "piqa.test.jsonl"
     broken = {**json.loads(file.read_text().splitlines()[0]), "label": 7}
     file.write_text(file.read_text() + json.dumps(broken) + "\n")
-    recipe = EvalRecipe(tasks=("piqa", "sciq", "mmlu"), data=questions, skip_bad=True, max_length=12)
+    (questions / "winogrande.dev.jsonl").write_text((questions / "winogrande.test.jsonl").read_text())
+    tasks = ("piqa", "sciq", "mmlu", "winogrande:2shot")
+    recipe = EvalRecipe(tasks=tasks, data=questions, skip_bad=True, max_length=12)
     evaluate(load_subject(folder), recipe, tmp_path / "out")
     show(json.loads((tmp_path / "out" / "results.json").read_text()))
     said = " ".join(capsys.readouterr().out.split())
     assert "±" in said
     assert "sciq: validation, the protocol's is test" in said
+    assert "winogrande:2shot: examples are the first 2 rows of the dev (else train) file" in said
     assert "rows are left out as bad (piqa.test.jsonl:" in said
     assert "choices lost the left end of their context, longer than 12 tokens" in said
     assert "a choice alone fills the 12 tokens" in said

@@ -80,18 +80,18 @@ def results(out: Path) -> dict[str, Any]:
 def test_each_task_has_a_judge_of_its_own(folder: Path, questions: Path, tmp_path: Path) -> None:
     """The whole adaptation suite in one command, and none of it a second time."""
     classifier = write_classifier(tmp_path / "classifier", 1.0)
-    words = ["eval", str(folder), "--suite", "adaptation", "--data", str(questions), "--max-new-tokens", "4"]
+    words = ["eval", str(folder), "--data", str(questions), "--max-new-tokens", "4"]
     words += ["--judge", f"alpaca_eval=model:{folder}", "--judge", f"truthfulqa_gen=model:{folder},{folder}"]
     words += ["--judge", f"classifier:{classifier}"]
     with pytest.raises(SystemExit) as ended:
-        main([*words, "--out", str(tmp_path / "one")])
+        main([*words, "--suite", "adaptation", "--out", str(tmp_path / "one")])
     assert ended.value.code in (0, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("loom.evals.verdicts.classify", lambda *_: pytest.fail("judged again"))
         patch.setattr("loom.evals.cache.score_items", lambda *_, **__: pytest.fail("scored again"))
         patch.setattr(written, "Generator", lambda *_: pytest.fail("written again"))
         with pytest.raises(SystemExit) as ended:
-            main([*words, "--out", str(tmp_path / "two")])
+            main([*words, "--tasks", "adaptation", "--out", str(tmp_path / "two")])
         assert ended.value.code in (0, None)
     body = results(tmp_path / "one")
     assert body["results"] == results(tmp_path / "two")["results"]
