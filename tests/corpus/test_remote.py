@@ -188,3 +188,68 @@ def test_documents_of_a_web_server(web: tuple[str, Path], tmp_path: Path) -> Non
         list(documents.read(Path(f"{base}/c.jsonl.gz")))
     with pytest.raises(LoomError, match="There is no http"):
         tag(Tag((f"{base}/c.jsonl.gz",), ("char_length_v1",)), tmp_path / "out2", LocalEngine(1))
+
+
+def test_dumps_are_collected_from_s3(s3: Any, tmp_path: Path) -> None:
+    """By globs, folders and single addresses, whatever they are packed in; a changed object is made anew."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from loom.corpus.sources.dumps import Dump, collect
+    from tests.corpus.test_dumps import c4_row, page, rows_of, wiki
+
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number in range(2):
+        (raw / f"c4-train.{number:05d}.json").write_bytes(c4_row(f"http://{number}.org"))
+    wiki(raw / "enwiki.xml.bz2", page(7, "Loom", "A device."), "enwiki")
+    table = pa.table({"content": [f"x = {i}\n" for i in range(40)], "hexsha": [str(i) for i in range(40)]})
+    pq.write_table(table, raw / "train.parquet", row_group_size=10)
+    upload(s3, raw, "dumps")
+    (raw / "1.txt").write_text("A book.\n")
+    for kind, pattern, more in (
+        ("c4", "c4-*.json", {}), ("mediawiki", "enwiki.xml.bz2", {}), ("stack", "", {"largest": 100}),
+    ):  # fmt: skip
+        here = Dump(kind, (str(raw / pattern),), **more)
+        there = Dump(kind, (f"s3://{BUCKET}/dumps/{pattern}",), **more)
+        collect(here, tmp_path / "here", LocalEngine(1))
+        made = collect(there, tmp_path / "there", LocalEngine(1))
+    assert rows_of(tmp_path / "there" / "documents") == rows_of(tmp_path / "here" / "documents")
+    assert made.counters == load(tmp_path / "here").counters
+    assert f"s3://{BUCKET}/dumps/enwiki.xml.bz2" in {item.path for item in made.inputs}
+    (raw / "c4-train.00001.json").write_bytes(c4_row("http://1.org", "Another page, and longer."))
+    upload(s3, raw, "dumps")
+    collect(Dump("c4", (f"s3://{BUCKET}/dumps/c4-*.json",)), tmp_path / "there", LocalEngine(1))
+    found = {row["text"] for row in rows_of(tmp_path / "there" / "documents" / "c4")}
+    assert found == {"A page.", "Another page, and longer."}
+
+
+def test_tokenize_and_stat_read_from_s3(s3: Any, tmp_path: Path) -> None:
+    from loom.corpus.statistics import files_of, histograms
+    from loom.tokens.tokenize import Tokenize, tokenize
+    from tests.corpus.test_sample import bytes_tokenizer
+
+    rows = corpus()
+    raw = tmp_path / "raw"
+    for number, suffix in enumerate((".jsonl.gz", ".jsonl.zst", ".jsonl", ".parquet")):
+        documents.write(raw / "documents" / "s" / f"{number}{suffix}", rows[number * 10 : number * 10 + 10])
+    upload(s3, raw, "raw")
+    tokenizer = bytes_tokenizer(tmp_path / "tokenizer.json")
+    made = {}
+    for name, place in (("here", str(raw)), ("there", f"s3://{BUCKET}/raw")):
+        chosen = Tokenize((place,), tokenizer, held_out=0.2)
+        made[name] = tokenize(chosen, tmp_path / name, LocalEngine(2))
+        assert tokenize(chosen, tmp_path / name, LocalEngine(1)).digest == made[name].digest
+    assert made["there"].outputs == made["here"].outputs
+    assert made["there"].counters == made["here"].counters
+    assert f"s3://{BUCKET}/raw/documents/s/3.parquet" in {item.path for item in made["there"].inputs}
+
+    for format in ("jsonl", "parquet"):
+        recipe = Tag((str(raw),), ("char_length_v1",), format=format, experiment=format)
+        tag(recipe, tmp_path / "tagged", LocalEngine(1))
+    upload(s3, tmp_path / "tagged" / "attributes", "attributes")
+    for folder in ("jsonl", "parquet"):
+        (there,) = histograms(files_of([f"s3://{BUCKET}/attributes/{folder}"]))
+        (here,) = histograms(files_of([str(tmp_path / "tagged" / "attributes" / folder)]))
+        assert there == here
+        assert there.documents == 40

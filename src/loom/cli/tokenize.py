@@ -17,7 +17,9 @@ app = typer.Typer(add_completion=False)
 def run(
     tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json, or a folder that holds one.")],
     out: Annotated[Path, typer.Option(help="The token folder to write.")],
-    documents: Annotated[list[str] | None, typer.Option(help="Files, folders or quoted globs.")] = None,
+    documents: Annotated[
+        list[str] | None, typer.Option(help="Files, folders, quoted globs, addresses.")
+    ] = None,
     adopt: Annotated[Path | None, typer.Option(help="Take over a folder of OLMo's or Dolma's .npy.")] = None,
     held_out: Annotated[float | None, typer.Option(help="Share of documents kept in heldout/ [0].")] = None,
     shard_tokens: Annotated[
@@ -27,16 +29,19 @@ def run(
     workers: Workers = None,
     engine: EngineName = "local",
     address: Address = "auto",
+    endpoint: Annotated[str | None, typer.Option(help="Address of an S3-compatible server.")] = None,
 ) -> dict[str, Any]:
     """Encode documents into token shards, or take over shards that OLMo or Dolma wrote.
 
     Example: loom tokenize --documents corpus --tokenizer tok/tokenizer.json --out tokens --held-out 0.01
     """
+    from loom.tokens import remote
     from loom.tokens.adopt import Adopt
     from loom.tokens.adopt import adopt as take_over
     from loom.tokens.tokenize import Tokenize
     from loom.tokens.tokenize import tokenize as encode
 
+    remote.use_endpoint(endpoint)
     if (documents is None) == (adopt is None):
         raise typer.BadParameter("give either --documents or --adopt")
     if adopt is not None:

@@ -348,7 +348,7 @@ def open_compressed(path: Path) -> Iterator[IO[bytes]]:
 def open_raw(path: Path, *, whole: bool = True) -> Iterator[IO[bytes]]:
     """Open a file of this machine or an address for reading, as its bytes are."""
     if (url := remote.address(path)) is not None:
-        with remote.open_remote(url, whole=whole) as stream:
+        with remote.opened(url, whole=whole) as stream:
             yield stream
     else:
         with open(path, "rb") as stream:

@@ -91,7 +91,7 @@ def _row_groups(path: Path) -> list[int]:
     try:
         if (url := remote.address(path)) is None:
             return sizes(path)
-        with remote.open_remote(url, whole=False) as stream:
+        with remote.opened(url, whole=False) as stream:
             return sizes(stream)
     except (OSError, ValueError) as error:
         raise LoomError(f"{path} cannot be read as Parquet ({error}). Fetch or make it again.") from None

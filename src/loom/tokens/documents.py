@@ -11,6 +11,7 @@ import glob
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,7 @@ from isal import igzip, isal_zlib
 
 from loom.artifact import MANIFEST, RUN, Artifact, Input, digest_file, digest_json, load, refer, relative
 from loom.errors import LoomError
+from loom.tokens import remote
 
 DAMAGED: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
 BLOCK = 1 << 22  # bytes of JSON lines, or rows of Parquet by estimate, read at a time
@@ -56,9 +58,9 @@ class Rows:
 def find(patterns: Sequence[str], at: Path) -> tuple[list[File], list[Input]]:
     """The files that globs match, in order of name, and what they are as inputs of an artifact at `at`.
 
-    A folder stands for every file of documents below it. Files that an artifact's manifest lists make
-    that artifact the input; others are inputs themselves. Raises `LoomError` for a pattern that
-    matches nothing.
+    A folder stands for every file of documents below it, and patterns may be addresses. Files that an
+    artifact's manifest lists make that artifact the input; others are inputs themselves. Raises
+    `LoomError` for a pattern that matches nothing.
     """
     artifacts: dict[Path, Artifact] = {}
     used: dict[Path, Artifact] = {}
@@ -73,6 +75,11 @@ def find(patterns: Sequence[str], at: Path) -> tuple[list[File], list[Input]]:
                 f"globs, and use ** for folders below folders."
             )
         for path in matched:
+            if (url := remote.address(path)) is not None:
+                _, digest = remote.identity(url)
+                inputs[url] = Input(url, digest)
+                files.setdefault(path, File(path, _below_documents(path, root), digest))
+                continue
             owner = _owner(path, artifacts, listed)
             if owner is not None:
                 used[owner.path] = owner
@@ -91,6 +98,16 @@ def find(patterns: Sequence[str], at: Path) -> tuple[list[File], list[Input]]:
     )
 
 
+def place(path: Path, at: Path) -> str:
+    """`path` as an artifact at `at` names it among its inputs: the address, or the relative path."""
+    return remote.address(path) or relative(path, at)
+
+
+def placed(name: str, at: Path) -> Path:
+    """The path that `place` gave a name to."""
+    return Path(name) if remote.address(name) is not None else at / name
+
+
 def settle(inputs: Sequence[Input], at: Path) -> list[Input]:
     """Give raw files among `inputs` the digest of their content."""
     return [item if item.digest else Input(item.path, digest_file(at / item.path)) for item in inputs]
@@ -98,14 +115,20 @@ def settle(inputs: Sequence[Input], at: Path) -> list[Input]:
 
 def _matches(pattern: str) -> tuple[list[Path], Path]:
     path = Path(pattern)
+    if (url := remote.address(pattern)) is not None:
+        found = remote.find(url, SUFFIXES)
+        below = f"{url.rstrip('/')}/documents/"
+        found = [name for name in found if name.startswith(below)] or found
+        root = path.parent if found == [url] else Path(*_fixed_prefix((*path.parts, "")))
+        return list(map(Path, found)), root
     if path.is_dir():
-        below = path / "documents" if (path / "documents").is_dir() else path
+        folder = path / "documents" if (path / "documents").is_dir() else path
         names = sorted(
             item
-            for item in below.rglob("*")
+            for item in folder.rglob("*")
             if item.name.endswith(SUFFIXES) and item.name not in (MANIFEST, RUN) and item.is_file()
         )
-        return [item for item in names if not _inside_hidden(item, below)], below
+        return [item for item in names if not _inside_hidden(item, folder)], folder
     if path.is_file():
         return [path], path.parent
     fixed = Path(*_fixed_prefix(path.parts)) if path.parts else Path()
@@ -216,23 +239,24 @@ def _read_parquet(file: File) -> Iterator[Rows]:
 
     row = 1
     try:
-        table = pq.ParquetFile(file.path)
-        names = table.schema_arrow.names
-        for name in ("id", "text"):
-            if name not in names:
-                raise LoomError(f"{file.path} has no column {name!r}; it has {', '.join(names)}.")
-        columns = [name for name in ("id", "text", "source") if name in names]
-        for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
-            rows = Rows([], [], [], [])
-            ids, texts = batch.column("id").to_pylist(), batch.column("text").to_pylist()
-            sources = batch.column("source").to_pylist() if "source" in columns else [None] * len(ids)
-            for number, values in enumerate(zip(ids, texts, sources, strict=True), start=row):
-                try:
-                    _add(rows, number, *values, file)
-                except LoomError as error:
-                    raise LoomError(f"{file.path}, row {number}, is not a document: {error}.") from None
-            row += len(ids)
-            yield rows
+        with _opened(file.path, whole=False) as stream:
+            table = pq.ParquetFile(stream)
+            names = table.schema_arrow.names
+            for name in ("id", "text"):
+                if name not in names:
+                    raise LoomError(f"{file.path} has no column {name!r}; it has {', '.join(names)}.")
+            columns = [name for name in ("id", "text", "source") if name in names]
+            for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
+                rows = Rows([], [], [], [])
+                ids, texts = batch.column("id").to_pylist(), batch.column("text").to_pylist()
+                sources = batch.column("source").to_pylist() if "source" in columns else [None] * len(ids)
+                for number, values in enumerate(zip(ids, texts, sources, strict=True), start=row):
+                    try:
+                        _add(rows, number, *values, file)
+                    except LoomError as error:
+                        raise LoomError(f"{file.path}, row {number}, is not a document: {error}.") from None
+                row += len(ids)
+                yield rows
     except pa.ArrowException as error:
         raise LoomError(f"{file.path} is not a whole Parquet file: {error}.") from None
 
@@ -253,7 +277,7 @@ def _add(rows: Rows, number: int, identity: Any, text: Any, source: Any, file: F
 def _blocks(path: Path) -> Iterator[bytes]:
     """Whole lines of a file, decompressed by its ending, about `BLOCK` bytes at a time."""
     rest: list[bytes] = []
-    with open(path, "rb") as stream:
+    with _opened(path) as stream:
         for chunk in _decompressed(path, stream):
             cut = chunk.rfind(b"\n")
             if cut < 0:
@@ -263,6 +287,17 @@ def _blocks(path: Path) -> Iterator[bytes]:
             rest = [chunk[cut + 1 :]] if cut + 1 < len(chunk) else []
     if rest:
         yield b"".join(rest)
+
+
+@contextmanager
+def _opened(path: Path, whole: bool = True) -> Iterator[IO[bytes]]:
+    """A file of this machine or at an address; `whole` reads ahead, else only what is asked for is fetched."""
+    if (url := remote.address(path)) is not None:
+        with remote.opened(url, whole=whole) as far:
+            yield far
+    else:
+        with open(path, "rb") as stream:
+            yield stream
 
 
 def _decompressed(path: Path, stream: IO[bytes]) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ the AWS variables, profiles and instance roles for S3 (an S3-compatible server b
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -18,11 +19,20 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from loom.artifact import digest_json
 from loom.errors import LoomError
 
 EXTRAS = {"s3": "s3", "hf": "hf", "https": "https", "http": "https"}  # scheme -> Loom's extra
 ADDRESS = re.compile(rf"^({'|'.join(EXTRAS)}):/+")
 BLOCK = 8 << 20  # bytes a request
+NETWORK = {
+    "aiohttp",
+    "aiobotocore",
+    "botocore",
+    "httpx",
+    "huggingface_hub",
+    "s3fs",
+}  # whose errors are the line's
 ENDPOINT = "AWS_ENDPOINT_URL_S3"  # the variable botocore reads
 
 
@@ -79,6 +89,78 @@ def fail(url: str, error: Exception) -> NoReturn:
     ) from None
 
 
+def use_endpoint(url: str | None) -> None:
+    """Send S3 requests of this process, and of those it starts, to an S3-compatible server."""
+    if url:
+        os.environ[ENDPOINT] = url
+
+
+def find(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The addresses that a glob, a folder or a single address stands for, sorted."""
+    fs = filesystem(pattern)
+    fs.invalidate_cache()
+    try:
+        if glob.has_magic(pattern) and not pattern.startswith("http"):
+            found = fs.glob(pattern)
+        elif pattern.startswith("http"):
+            found = (
+                [pattern]
+                if pattern.endswith(suffixes)
+                else [n for n in fs.find(pattern) if n.endswith(suffixes)]
+            )
+        elif fs.isfile(pattern):
+            found = [pattern]
+        else:
+            found = [name for name in fs.find(pattern) if name.endswith(suffixes)]
+    except Exception as error:
+        fail(pattern, error)
+    scheme = pattern.partition(":")[0]
+    return sorted(name if "://" in name else f"{scheme}://{name}" for name in found)
+
+
+def listed(folder: str) -> list[str]:
+    """The names of the files in a folder at an address; none where there is no such folder."""
+    fs = filesystem(folder)
+    fs.invalidate_cache(folder)
+    try:
+        return [name.rpartition("/")[2] for name in fs.ls(folder, detail=False)]
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        fail(folder, error)
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file at an address."""
+    fs = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        return bool(fs.exists(url))
+    except Exception as error:
+        fail(url, error)
+
+
+def send(path: Path, url: str) -> None:
+    """Upload one file; a completed upload is the commit."""
+    try:
+        filesystem(url).put_file(str(path), url)
+    except Exception as error:
+        fail(url, error)
+
+
+def identity(url: str) -> tuple[int, str]:
+    """(bytes, a digest of address, size and version): the store's ETag where it gives one, else its time."""
+    try:
+        info = filesystem(url).info(url)
+    except Exception as error:
+        fail(url, error)
+    version = next(
+        (info[key] for key in ("ETag", "etag", "blob_id", "mtime", "LastModified") if info.get(key)), ""
+    )
+    size = int(info.get("size") or 0)
+    return size, digest_json([url, size, str(version)])
+
+
 def read(url: str) -> bytes:
     """A small file, whole."""
     try:
@@ -89,13 +171,23 @@ def read(url: str) -> bytes:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[IO[bytes]]:
-    """A file as a stream that reads ahead."""
+def opened(url: str, *, whole: bool = True) -> Iterator[IO[bytes]]:
+    """Open an address for reading; `whole` reads ahead, else only what is asked for is fetched."""
     try:
-        with filesystem(url).open(url, "rb", block_size=BLOCK, cache_type="readahead") as stream:
-            yield stream
+        stream = filesystem(url).open(
+            url, "rb", block_size=BLOCK, cache_type="readahead" if whole else "background"
+        )
     except Exception as error:
         fail(url, error)
+    with stream:
+        try:
+            yield stream
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in NETWORK or isinstance(
+                error, ConnectionError | TimeoutError
+            ):
+                fail(url, error)
+            raise
 
 
 def ranges(urls: list[str], starts: list[int], ends: list[int]) -> list[bytes]:

@@ -45,7 +45,7 @@ from loom.engine import (
 )
 from loom.errors import LoomError
 from loom.recipe import to_plain
-from loom.tokens.documents import File, Rows, find, read, settle
+from loom.tokens.documents import File, Rows, find, place, placed, read, settle
 from loom.tokens.parts import (
     PartWriter,
     is_held_out,
@@ -118,7 +118,7 @@ def tokenize(recipe: Tokenize, out: Path, engine: Engine | None = None) -> Artif
 
 def _encode_task(file: File, encoding: Mapping[str, Any], out: Path) -> Task:
     stem = f"{PARTS}/{digest_json([encoding, file.name, file.digest])}"
-    source = Input(relative(file.path, out), file.digest)
+    source = Input(place(file.path, out), file.digest)
     return Task((source,), (f"{stem}.ids", f"{stem}.parquet"), {"name": file.name})
 
 
@@ -160,7 +160,9 @@ class Encoder:
 
     def __call__(self, settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         tokenizer = load_once(self.tokenizer, settings["tokenizer"])
-        file = File(Path(self.out) / task.inputs[0].path, task.parameters["name"], task.inputs[0].digest)
+        file = File(
+            placed(task.inputs[0].path, Path(self.out)), task.parameters["name"], task.inputs[0].digest
+        )
         counters = {"documents_in": 0, "empty": 0, "bytes": 0, "tokens": 0, "held_out_tokens": 0}
         with ExitStack() as stack:
             ids = stack.enter_context(atomic_write(out / task.outputs[0], not settings["since"]))
@@ -307,7 +309,7 @@ def finish(
         outputs = [_within(item, folder, out) for shard in mine for item in shard.outputs]
         outputs += artifact.describe(folder, [TOKENIZER_FILE])
         outputs += [_within(item, folder, out) for item in (more_outputs or {}).get(held, ())]
-        here = [Input(relative(out / item.path, folder), item.digest) for item in inputs]
+        here = [Input(place(placed(item.path, out), folder), item.digest) for item in inputs]
         totals_here = sum_counters([shard.counters for shard in mine])
         if not held:
             if True in finished:

@@ -38,7 +38,7 @@ def at_hand(bloom: config.Bloom, folder: Path) -> Iterator[config.Bloom]:
     there = remote.exists(url)
     held = folder / f"{digest_json([url, identity(Path(bloom.file)) if there else ''])}.bloom"
     if there and not held.exists():
-        with remote.open_remote(url) as source, atomic_write(held) as stream:
+        with remote.opened(url) as source, atomic_write(held) as stream:
             shutil.copyfileobj(source, stream, 1 << 22)
     yield replace(bloom, file=str(held))
     if not bloom.read_only and held.exists():

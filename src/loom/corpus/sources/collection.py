@@ -100,7 +100,7 @@ def find(patterns: Sequence[str], suffixes: tuple[str, ...], what: str) -> list[
     A file is called what it is below its glob's fixed prefix; files that this does not tell apart, what they
     are below the folder they share. Raises `LoomError` where nothing matches.
     """
-    found: dict[str, None] = {}
+    found: dict[Path, str] = {}
     for pattern in patterns:
         if (url := remote.address(pattern)) is not None:
             names = remote.find(url, suffixes)
@@ -116,17 +116,22 @@ def find(patterns: Sequence[str], suffixes: tuple[str, ...], what: str) -> list[
             raise LoomError(
                 f"No {what} ({', '.join(suffixes)}) matches {pattern!r}. Check the path and its glob."
             )
-        found.update(dict.fromkeys(names))
+        for path in map(Path, names):
+            alone = url or pattern
+            found.setdefault(path, path.name if names == [alone] else relative_name(path, [pattern]))
     if not found:
         raise LoomError(f"No {what} was named: give at least one file, folder, glob or address.")
-    paths = list(map(Path, found))
-    names = [stem(relative_name(path, patterns), suffixes) for path in paths]
+    paths = list(found)
+    names = [stem(name, suffixes) for name in found.values()]
     if len(set(names)) < len(names):
         shared = os.path.commonpath([path.parent for path in paths])
         names = [stem(path.relative_to(shared).as_posix(), suffixes) for path in paths]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise LoomError(f"Two files would both become {double!r}; give them different names.")
+    for path, name in zip(paths, names, strict=True):
+        if name.rpartition("/")[2].startswith("."):
+            raise LoomError(f"{path} is a hidden file, and so would be its documents: give it another name.")
     return [Raw(path, name, *_identity(path)) for path, name in zip(paths, names, strict=True)]
 
 
