@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
@@ -83,6 +84,48 @@ def stage_collect(root: Path, engine: LocalEngine) -> None:
     collect(Dump("c4", tuple(map(str, sorted((root / "c4").iterdir())))), root / "out", engine)
 
 
+def at_warc(root: Path) -> None:
+    """Two crawls into one root, the second beside what the first left."""
+    from loom.corpus.sources.warc import Warc, collect
+
+    for part in ("a", "b"):
+        collect(Warc((f"{root}/warc/{part}*.warc.gz",), part), root / "out", LocalEngine(1))
+
+
+def at_dumps(root: Path) -> None:
+    """A kind, another, and the first once more with a file that changed."""
+    from loom.corpus.sources.dumps import Dump, collect
+
+    few = sorted((root / "c4").iterdir())[:3]
+    os.utime(few[1], ns=(2, 2))
+    collect(Dump("c4", tuple(map(str, few))), root / "out", LocalEngine(1))
+    collect(Dump("pes2o", (str(root / "papers.jsonl"),)), root / "out", LocalEngine(1))
+    os.utime(few[1], ns=(1, 1))  # its identity is another
+    collect(Dump("c4", tuple(map(str, few))), root / "out", LocalEngine(1))
+
+
+def at_adopt(root: Path) -> None:
+    from loom.tokens.adopt import Adopt, adopt
+
+    adopt(Adopt(root / "npy", root / "tokenizer.json"), root / "out")
+
+
+EVERY_WRITE = {"warc": at_warc, "dumps": at_dumps, "adopt": at_adopt}
+KILL_AT = """
+import os, signal, sys
+from pathlib import Path
+from tests.corpus.test_killed import EVERY_WRITE
+done, wanted, replace = 0, int(sys.argv[3]), os.replace
+def counting(*names):
+    global done
+    replace(*names)
+    done += 1
+    if done == wanted:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = counting
+EVERY_WRITE[sys.argv[1]](Path(sys.argv[2]))
+print(done)
+"""
 STAGES: dict[str, Callable[[Path, LocalEngine], None]] = {
     name.removeprefix("stage_"): value for name, value in list(globals().items()) if name.startswith("stage_")
 }
@@ -117,6 +160,19 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "c4").mkdir(exist_ok=True)
         data = b"".join(orjson.dumps(line) + b"\n" for line in lines)
         (root / "c4" / f"c4-{part:02d}.json").write_bytes(data)
+    from tests.corpus.test_warc import pack, page, record
+
+    (root / "warc").mkdir()
+    for part in ("a0", "a1", "b0"):
+        members = [record(f"https://example.org/{part}{i}", page(f"Page {i}")) for i in range(5)]
+        (root / "warc" / f"{part}.warc.gz").write_bytes(pack([*members, b"WARC/1.0\r\nbroken"]))
+    papers = [orjson.dumps({"id": str(i), "text": prose(i)}) for i in range(9)]
+    (root / "papers.jsonl").write_bytes(b"\n".join([*papers, b"{"]))
+    (root / "npy").mkdir()
+    for part in range(3):
+        ids = np.random.default_rng(part).integers(0, 256, 5000)
+        ids[499::500] = 256  # the end of a text, as `bytes_tokenizer` has it
+        ids.astype("<u2").tofile(root / "npy" / f"part-{part}.npy")
     (root / "held.jsonl").write_bytes(orjson.dumps({"text": LONG}) + b"\n")
     bytes_tokenizer(root / "tokenizer.json")
     return root
@@ -161,3 +217,24 @@ def test_killed_in_mid_stage_the_bytes_are_the_same(corpus: Path, stage: str) ->
     assert kills
     subprocess.run(command, check=True)
     assert made(stage, corpus) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", EVERY_WRITE)
+def test_killed_at_a_write_the_bytes_are_the_same(corpus: Path, stage: str) -> None:
+    """Right behind the first file that was put in place, one in the middle, and the last but the manifest."""
+
+    def work(kill_at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", KILL_AT, stage, str(corpus), str(kill_at)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    out = corpus / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    whole = work(0)
+    assert whole.returncode == 0, whole.stderr
+    expected, writes = tree(out), int(whole.stdout)
+    for kill_at in (1, writes // 2, writes - 1):
+        shutil.rmtree(out)
+        assert work(kill_at).returncode == -signal.SIGKILL
+        assert work(0).returncode == 0
+        assert tree(out) == expected

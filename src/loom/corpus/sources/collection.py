@@ -305,6 +305,7 @@ def _commit(
         same = sorted(before.outputs, key=lambda item: item.path) == sorted(outputs, key=lambda i: i.path)
         if same and canonical_json(before.recipe) == canonical_json(recipe):
             return before
+    discard(out, "documents")  # `run.json` names the manifest, and is written before it
     return commit(
         out,
         "documents",
