@@ -12,9 +12,9 @@ import torch
 
 from loom.errors import LoomError
 from loom.evals.encode import encode_items
-from loom.evals.evaluate import EvalRecipe, evaluate
 from loom.evals.items import score_items
 from loom.evals.subject import digest, load_subject
+from loom.evals.written import generate_answers
 from loom.tasks.item import choose
 from tests.conftest import skip_by_name
 from tests.evals.conftest import byte_tokenizer
@@ -118,13 +118,32 @@ def test_what_is_not_known_is_refused(
         load_subject(folder)
 
 
-def test_such_a_model_writes_no_answers(folder: Path, tmp_path: Path) -> None:
-    """That is said before anything is scored or lost."""
-    (tmp_path / "alpaca_eval.jsonl").write_text('{"instruction": "Say yes.", "output": "Yes."}\n')
-    out = tmp_path / "out"
-    with pytest.raises(LoomError, match="answers can only be written by models of Loom's own"):
-        evaluate(load_subject(folder), EvalRecipe(tasks=("alpaca_eval",), data=tmp_path), out)
-    assert not out.exists()
+@pytest.mark.parametrize("family", ["GPTNeoX", "Mamba"])
+def test_its_answers_are_its_most_likely_tokens(tmp_path: Path, family: str) -> None:
+    """Greedy, token by token through the plain forward; a stop token ends an answer, a stop string too, and what
+    the folder says of sampling does not count."""
+    folder = write(tmp_path, family, {})
+    settings = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "eos_token_id": 260}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    subject = load_subject(folder)
+    prompts = [subject.tokenizer.encode(text).tolist() for text in ("in the", "Question 7: what")]
+    said = []
+    for prompt in prompts:
+        ids = list(prompt)
+        for _ in range(8):
+            with torch.no_grad():
+                ids.append(int(subject.model.inner(torch.tensor([ids])).logits[0, -1].argmax()))
+        said.append(tuple(ids[len(prompt) :]))
+    found = generate_answers(subject, prompts, 8, (260,))
+    assert [answer.tokens for answer in found] == said
+    assert {answer.finish for answer in found} == {"length"}
+    stop = said[0][4]
+    (ended, *_) = generate_answers(subject, prompts[:1], 8, (stop,))
+    assert ended.tokens == said[0][: said[0].index(stop)] and ended.finish == "stop"
+    word = subject.tokenizer.decode(said[1][:3])[-1]
+    (ended,) = generate_answers(subject, prompts[1:], 8, (260,), [word])
+    assert ended.finish == "stop" and word in subject.tokenizer.decode(ended.tokens)
+    assert len(ended.tokens) <= 3
 
 
 def test_a_bin_of_other_weights_is_another_model(folder: Path) -> None:

@@ -36,10 +36,10 @@ from loom.evals.text import (
     text_files,
     token_documents,
 )
-from loom.evals.written import can_write, chat_of, write_answers
+from loom.evals.written import Prompt, Written, chat_of, write_answers
 from loom.recipe import to_plain
 from loom.tasks import data
-from loom.tasks.data import Loaded
+from loom.tasks.data import Found, Loaded
 from loom.tasks.item import Task, asked
 from loom.version import VERSION
 
@@ -56,8 +56,6 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     planned = planned or plan(recipe)
     recipe = planned.recipe
     subject = replace(subject, cached=recipe.use_cache)
-    if planned.written or recipe.conversations is not None:
-        can_write(subject)
     artifact.discard(out, "evaluation")
     results: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {}
@@ -89,31 +87,20 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
             missing[written.name] = "no judge was named"
             continue
         before = time.monotonic()
-        files = [
-            {"path": artifact.relative(found.path, recipe.data or out), "digest": found.digest}
-            for found in planned.prompts[written.name]
-        ]
-        about: dict[str, Any] = {"headline": "n", "prompts": files}
+        about: dict[str, Any] = {
+            "headline": "n",
+            "prompts": _files(planned.prompts[written.name], recipe.data or out),
+        }
         if seen is not None:
             results[written.name] = refused(written.name, seen)
             keep(written.name, [], about | {"seen": vars(seen)}, before)
             continue
-        with console.progress(written.name, total=len(prompts)) as progress:
-            answers, cut = write_answers(
-                subject,
-                written,
-                prompts,
-                chat=recipe.chat,
-                max_new_tokens=recipe.max_new_tokens,
-                progress=progress,
-            )
+        answers, result = _ask(subject, written, prompts, recipe)
+        about["format"] = chat_of(subject).note if recipe.chat else "raw text after an end-of-text token"
         lines = [
             written.store(prompt, answer, subject.path.name)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        empty = sum(not answer for answer in answers)
-        result: dict[str, Any] = {"n": len(lines), "empty_answers": empty, "prompts_cut": cut}
-        about["format"] = chat_of(subject).note if recipe.chat else "raw text after an end-of-text token"
         keep(written.name, lines, about, before)  # before they are judged: a judge may fail
         if judge is not None:
             try:
@@ -173,6 +160,27 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     of_this_run = {"seconds_by_task": seconds, "cached": cached}
     write_json(out / artifact.RUN, artifact.read_run(out) | of_this_run)
     return made
+
+
+def _ask(
+    subject: Subject, written: Written, prompts: Sequence[Prompt], recipe: EvalRecipe
+) -> tuple[list[str], dict[str, Any]]:
+    """The model's answers, and what there is to say of them without a judge."""
+    with console.progress(written.name, total=len(prompts)) as progress:
+        answers, cut = write_answers(
+            subject,
+            written,
+            prompts,
+            chat=recipe.chat,
+            max_new_tokens=recipe.max_new_tokens,
+            progress=progress,
+        )
+    empty = sum(not answer for answer in answers)
+    return answers, {"n": len(answers), "empty_answers": empty, "prompts_cut": cut}
+
+
+def _files(found: Sequence[Found], base: Path) -> list[dict[str, str]]:
+    return [{"path": artifact.relative(one.path, base), "digest": one.digest} for one in found]
 
 
 def best_forms(

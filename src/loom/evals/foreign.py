@@ -10,7 +10,7 @@ rows gets one continuation a row.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,38 @@ class Foreign(nn.Module):
             logits = head(hidden)
             return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
         return readout(hidden, head.weight) if self.cap is None else readout(hidden, head.weight, self.cap)
+
+    def generate(
+        self, prompt: Sequence[int], limit: int, stop_ids: Sequence[int], ended: Callable[[list[int]], bool]
+    ) -> tuple[list[int], bool]:
+        """At most `limit` greedy tokens after `prompt`, a stop id not among them, and whether they ended: at a
+        stop id, or where `ended` says so of the new tokens. What the folder says of sampling does not count."""
+        import transformers as library
+
+        transformers: Any = library
+        settings = transformers.GenerationConfig(
+            do_sample=False,
+            max_new_tokens=limit,
+            eos_token_id=list(stop_ids),
+            pad_token_id=next(iter(stop_ids), 0),
+        )
+        self.inner.generation_config = settings
+        ids = torch.tensor([list(prompt)], device=self.inner.get_output_embeddings().weight.device)
+
+        def stop(found: Tensor, _: Any) -> Tensor:
+            return torch.tensor([ended(found[0, len(prompt) :].tolist())], device=found.device)
+
+        with torch.inference_mode():
+            whole = self.inner.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=settings,
+                stopping_criteria=transformers.StoppingCriteriaList([stop]),
+            )
+        new = whole[0, len(prompt) :].tolist()
+        if new and new[-1] in stop_ids:
+            return new[:-1], True
+        return new, ended(new)
 
     def check(self) -> None:
         """Try the model on rows of random tokens, against its own forward on each sequence by itself.

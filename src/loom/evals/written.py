@@ -167,15 +167,6 @@ def chat_of(subject: Subject) -> Conversation:
     return conversation(subject.tokenizer, chat_template(subject.path))
 
 
-def can_write(subject: Subject) -> None:
-    """Raise `LoomError` for a model that Loom does not build itself: it can be scored, not asked."""
-    if not isinstance(subject.model, Transformer):
-        raise LoomError(
-            f"{subject.path} is of an architecture that Loom does not build itself: it can be ranked and "
-            f"measured on text, but answers can only be written by models of Loom's own."
-        )
-
-
 def write_answers(
     subject: Subject,
     task: Written,
@@ -246,11 +237,25 @@ def generate_answers(
     progress: Progress | None = None,
 ) -> list[Answer]:
     """Greedy answers of at most `limit` tokens; one of `stop_ids` or of the strings `stops` ends an answer."""
-    can_write(subject)
     asked = [list(map(list, ids)), limit, list(stop_ids), list(stops), batch]
     key = cache.key("answers", cache.of(subject), asked)
     if (known := cache.read(key, subject.cached)) is not None:
         return [Answer(one["text"], tuple(one["tokens"]), one["finish"]) for one in known]
+    write = _write_own if isinstance(subject.model, Transformer) else _write_foreign
+    found = write(subject, ids, limit, stop_ids, stops, batch, progress)
+    cache.write(key, [vars(answer) for answer in found], subject.cached)
+    return found
+
+
+def _write_own(
+    subject: Subject,
+    ids: Sequence[Sequence[int]],
+    limit: int,
+    stop_ids: Sequence[int],
+    stops: Sequence[str],
+    batch: int,
+    progress: Progress | None,
+) -> list[Answer]:
     sampling = Sampling(limit, temperature=0, stop_ids=tuple(stop_ids))
     answers: dict[int, Answer] = {}
     # Prompts of like lengths together: they are padded to the longest of their batch.
@@ -261,8 +266,7 @@ def generate_answers(
         open_rows = set(range(len(members)))
         for _ in generator:
             for row in list(open_rows) if stops else ():
-                text = subject.tokenizer.decode(generator.results[row].tokens)
-                if generator.results[row].finish or any(stop in text.lstrip() for stop in stops):
+                if generator.results[row].finish or _stopped(subject, generator.results[row].tokens, stops):
                     generator.finish(row)
                     open_rows.discard(row)
         for index, result in zip(members, generator.results, strict=True):
@@ -270,9 +274,34 @@ def generate_answers(
             answers[index] = Answer(text, tuple(result.tokens), result.finish)
             if progress is not None:
                 progress.advance()
-    found = [answers[index] for index in range(len(ids))]
-    cache.write(key, [vars(answer) for answer in found], subject.cached)
-    return found
+    return [answers[index] for index in range(len(ids))]
+
+
+def _write_foreign(
+    subject: Subject,
+    ids: Sequence[Sequence[int]],
+    limit: int,
+    stop_ids: Sequence[int],
+    stops: Sequence[str],
+    batch: int,
+    progress: Progress | None,
+) -> list[Answer]:
+    """One prompt at a time: how an architecture takes padding is not known here."""
+    answers = []
+    for prompt in ids:
+        tokens, ended = subject.model.generate(
+            prompt, limit, stop_ids, lambda new: bool(stops) and _stopped(subject, new, stops)
+        )
+        text = subject.tokenizer.decode(tokens).strip()
+        answers.append(Answer(text, tuple(tokens), "stop" if ended else "length"))
+        if progress is not None:
+            progress.advance()
+    return answers
+
+
+def _stopped(subject: Subject, tokens: Sequence[int], stops: Sequence[str]) -> bool:
+    text = subject.tokenizer.decode(tokens).lstrip()
+    return any(stop in text for stop in stops)
 
 
 def _until(text: str, stops: Sequence[str]) -> str:
