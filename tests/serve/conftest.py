@@ -82,7 +82,7 @@ def endless(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> P
     return parrot(tmp_path_factory.mktemp("endless") / "model", tokenizer, says, after, 16_384, endless=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # the browser's own event loop stands in the way of other tests
 def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
         skip_by_name(f"the browser {CHROMIUM}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import queue
 import select
 import signal
 import socket
@@ -20,8 +21,10 @@ import openai
 import pytest
 
 from loom.chat.format import DEFAULT, FORMATS, Message, Renderer
+from loom.chat.prompts import Conversation, conversation
 from loom.model.sampling import Sampling
-from loom.serve.complete import Session, complete, encode_prompt
+from loom.serve.complete import Session, complete, encode_prompt, open_session
+from loom.serve.engine import Engine, Event, Request
 from loom.serve.limits import Door, Limits
 from tests.serve.running import Running, served
 
@@ -294,22 +297,19 @@ def test_a_client_that_leaves_frees_its_place(rambling: Running, stream: bool) -
 
 
 def test_one_whose_time_ends_in_the_queue_is_told_then(endless: Path) -> None:
-    """504 while both places are still taken, not when one is free."""
-    options = ["--places", "1", "--token-limit", "16000", "--time-limit", "2"]
-    with served(endless, options) as running:
-        answers = list[tuple[int, Any]]()
-        asking = threading.Thread(target=lambda: answers.append(running.post("/v1/chat/completions", LONG)))
-        asking.start()
-        for _ in range(600):
-            if running.call("GET", "/health")[1]["running"] == 1:
-                break
-            time.sleep(0.02)
-        status, answer = running.post("/v1/chat/completions", LONG)
-        asking.join()
-        for got in ((status, answer), *answers):
-            assert (got[0], got[1]["error"]["code"]) == (504, "timeout")
-        assert _metric(running, "loom_late_total") == 2
-        assert _metric(running, "loom_finished_total") == 0
+    """Not when a place is free, which may be long after."""
+    on = open_session(endless)
+    form = conversation(on.tokenizer, None)
+    prompt = tuple(form.prompt([Message("user", "x")]))
+    told: queue.Queue[Event] = queue.Queue()
+    with Engine(on.decoder, on.tokenizer, places=1) as engine:
+        first = engine.submit(Request(prompt, Sampling(16_000, temperature=0.0)), lambda event: None)
+        second = Request(prompt, Sampling(8, temperature=0.0), seconds=0.05)
+        engine.submit(second, told.put)
+        assert told.get(timeout=60).finish == "timeout"
+        assert engine.running == 1, "the first goes on"
+        assert (engine.waiting, engine.statistics.late, engine.statistics.finished) == (0, 1, 0)
+        first.cancel()
 
 
 def test_a_client_that_never_reads_is_cut_off(rambling: Running) -> None:
@@ -364,9 +364,7 @@ def test_others_are_answered_while_a_prompt_is_rendered(
     """A template that computes for long holds up its own request and nobody else's."""
     from httpx import ASGITransport, AsyncClient
 
-    from loom.chat.prompts import Conversation, conversation
     from loom.serve.api import Served, create_app
-    from loom.serve.engine import Engine
 
     begun, go_on = threading.Event(), threading.Event()
 
@@ -489,10 +487,8 @@ def test_a_template_that_fails_is_400(checkpoint: Path, opened: Session) -> None
     """A foreign template that raises, or reaches for Python, is a sentence and not a crash."""
     from fastapi.testclient import TestClient
 
-    from loom.chat.prompts import conversation
     from loom.chat.template import Template
     from loom.serve.api import Served, create_app
-    from loom.serve.engine import Engine
 
     for template in ("{{ nothing.at.all }}", "{{ ''.__class__.__mro__ }}", "{{ raise_exception('no') }}"):
         with Engine(opened.decoder, opened.tokenizer, places=1) as engine:

@@ -223,6 +223,7 @@ async function answer(again) {
     node.classList.add("streaming");
     $("messages").append(node);
     for await (const event of events(response)) {
+      if (mine.signal.aborted) { reason = "stopped"; break; } // what had come already is not shown either
       if (event.error) throw new Error(event.error.message);
       if (event.usage) usage = event.usage;
       const choice = event.choices[0];
