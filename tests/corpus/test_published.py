@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import zstandard
 
 from loom.cli import main
+from loom.corpus import documents
 from tests.corpus.test_remote import fetch, names, upload
 
 BUCKET = "ai2-llm"
@@ -414,3 +416,39 @@ streams:
         assert [made[name]["documents_out"] for name in ("v2", "v3")] == [1, 1]
     manifest = json.loads((tmp_path / "perplexity/option2/documents/manifest.json").read_bytes())
     assert [item["path"] for item in manifest["outputs"]] == ["v2-0000.json.gz", "v3-0000.json.gz"]
+
+
+def test_attribute_files_are_dolma_s_line_for_line(
+    oracle: Any, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whose own folder below `attributes/` may lack a part of the path: one file of a glob goes by its last name."""
+    dolma = oracle("dolma").with_name("dolma")
+    odd = {"id": 'q"\\', "text": "İ { lorem ipsum } javascript\r\nno end\n# …\n10.1.2.3 é😀", "source": "s"}
+    rows = [{**row, "source": "s"} for row in DOCUMENTS] + [odd, {"id": "é", "text": "", "source": "s"}]
+    taggers = ["gopher_v1", "gopher_v2", "c4_v2", "pii_regex_with_counts_fast_v2", "char_length_v1"]
+    for side in ("dolma", "loom"):
+        documents.write(tmp_path / side / "documents" / "s" / "a.jsonl.gz", rows)
+        config = {"documents": [f"{side}/documents/s/*.gz"], "taggers": taggers, "processes": 1}
+        yaml(tmp_path / f"{side}.json", json.dumps(config))
+    subprocess.run([str(dolma), "-c", "dolma.json", "tag"], check=True, capture_output=True, timeout=300)
+    loom(capsys, "tag", "-c", "loom.json", "--compat", "dolma-1.2")
+    for tagger in taggers:
+        (theirs,) = (tmp_path / "dolma" / "attributes" / tagger).rglob("*.gz")
+        ours = tmp_path / "loom" / "attributes" / tagger / "s" / "a.jsonl.gz"
+        assert gzip.decompress(ours.read_bytes()) == gzip.decompress(theirs.read_bytes()), tagger
+
+
+def test_what_is_there_is_made_anew_if_the_file_says_so(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents.write(tmp_path / "c4" / "documents" / "a.jsonl.gz", DOCUMENTS)
+    config: dict[str, Any] = {"documents": ["c4/documents/*.gz"], "taggers": ["gopher_v2"], "debug": True}
+    path = yaml(tmp_path / "tag.json", json.dumps(config))
+    loom(capsys, "tag", "-c", path)
+    made = tmp_path / "c4" / "attributes" / "gopher_v2" / "a.jsonl.gz"
+    before = made.stat().st_mtime_ns, made.read_bytes()
+    loom(capsys, "tag", "-c", path)
+    assert made.stat().st_mtime_ns == before[0]
+    loom(capsys, "tag", "-c", yaml(tmp_path / "again.json", json.dumps(config | {"ignore_existing": True})))
+    assert made.stat().st_mtime_ns > before[0]
+    assert made.read_bytes() == before[1]

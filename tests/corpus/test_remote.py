@@ -253,3 +253,42 @@ def test_tokenize_and_stat_read_from_s3(s3: Any, tmp_path: Path) -> None:
         (here,) = histograms(files_of([str(tmp_path / "tagged" / "attributes" / folder)]))
         assert there == here
         assert there.documents == 40
+
+
+def test_duplicates_of_documents_elsewhere(
+    s3: Any, web: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a bucket and back to it, by every way; from a web server to a folder, which has to be named."""
+    from loom.corpus.dedupe.minhash import MinHash, minhash
+
+    rows = corpus()
+    documents.write(tmp_path / "raw" / "documents" / "s" / "a.jsonl.gz", rows)
+    upload(s3, tmp_path / "raw", "raw")
+    base, folder = web
+    documents.write(folder / "a.jsonl.gz", rows)
+    command = ["dedupe", "--workers", "1", "--json"]
+    there = f"s3://{BUCKET}/raw/documents"
+
+    def run(*words: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *words])
+        assert ended.value.code == 0
+        made: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return made
+
+    made = run("--documents", there, "--name", "same", "--bloom", f"s3://{BUCKET}/filters/f.bloom")
+    assert made["attributes"] == f"s3://{BUCKET}/raw/attributes/same"
+    assert made["duplicates"] == 1
+    assert "filters/f.bloom" in names(s3)
+    again = run("--documents", there, "--name", "again", "--bloom", f"s3://{BUCKET}/filters/f.bloom")
+    assert again["duplicates"] == 39  # all but the empty one: each was in the filter that was sent
+    assert run("--documents", there, "--by", "minhash", "--name", "near")["duplicates"] == 1
+    local = minhash(MinHash((str(tmp_path / "raw" / "documents"),), "near"), LocalEngine(1))
+    fetched = fetch(s3, "raw/attributes/near/s/a.jsonl.gz", tmp_path / "near.gz")
+    assert fetched.read_bytes() == (local.path / "s" / "a.jsonl.gz").read_bytes()
+    made = run("--documents", f"{base}/a.jsonl.gz", "--out", str(tmp_path / "here"))
+    assert (tmp_path / "here" / "attributes" / "duplicates" / "a.jsonl.gz").is_file()
+    assert made["duplicates"] == 1
+    with pytest.raises(SystemExit):
+        main(["dedupe", "--documents", f"{base}/a.jsonl.gz"])
+    assert "--out" in capsys.readouterr().err

@@ -14,11 +14,14 @@ from loom.artifact import FILES, MANIFEST, RUN, Artifact, digest_json
 from loom.console import console
 from loom.tokens.remote import ENDPOINT as ENDPOINT
 from loom.tokens.remote import address as address
+from loom.tokens.remote import exists as exists
 from loom.tokens.remote import fail
 from loom.tokens.remote import filesystem as filesystem
 from loom.tokens.remote import find as find
 from loom.tokens.remote import identity as identity
+from loom.tokens.remote import listed as listed
 from loom.tokens.remote import opened as opened
+from loom.tokens.remote import send as send
 from loom.tokens.remote import use_endpoint as use_endpoint
 
 PARALLEL_UPLOADS = 8
