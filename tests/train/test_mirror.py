@@ -14,13 +14,13 @@ from loom.errors import LoomError
 from loom.road.mirror import fetch_newest, listed, target
 from loom.road.training import run_training
 from loom.train.checkpoint import read_weights
-from tests.corpus import test_remote
+from tests.corpus import conftest as stores
 from tests.corpus.test_remote import BUCKET
 
 from .test_loop import Stop, StopAt, losses, recipe
 from .tokens import learnable, write_tokens
 
-s3_server, s3 = test_remote.s3_server, test_remote.s3  # fixtures
+s3_server, s3 = stores.s3_server, stores.s3  # fixtures
 URL = f"s3://{BUCKET}/runs/mine"
 
 

@@ -18,13 +18,13 @@ from loom.tokens.shards import open_tokens
 from loom.trace.inspect import inspect_step
 from loom.train.config import DataConfig
 from loom.train.data import Windows
-from tests.corpus import test_remote
+from tests.corpus import conftest as stores
 from tests.corpus.test_remote import BUCKET, upload
 
 from .test_loop import losses, recipe
 from .tokens import EOS, learnable, write_tokens
 
-s3_server, s3 = test_remote.s3_server, test_remote.s3  # fixtures
+s3_server, s3 = stores.s3_server, stores.s3  # fixtures
 URL = f"s3://{BUCKET}/tokens"
 
 

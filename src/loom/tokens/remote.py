@@ -19,8 +19,8 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from loom.artifact import digest_json
 from loom.errors import LoomError
+from loom.tokens.digest import digest_json
 
 EXTRAS = {"s3": "s3", "hf": "hf", "https": "https", "http": "https"}  # scheme -> Loom's extra
 ADDRESS = re.compile(rf"^({'|'.join(EXTRAS)}):/+")
