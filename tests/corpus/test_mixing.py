@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,17 @@ def test_two_files_of_one_name_are_not_written_over_each_other(tmp_path: Path) -
         mix(build({"streams": [stream], "shuffle": False}, config.Mixer, "x"), "", LocalEngine(1))
     (made,) = mix(build({"streams": [stream]}, config.Mixer, "x"), "", LocalEngine(1))
     assert made.counters["documents_out"] == 2
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_the_first_rule_that_speaks_gets_the_count(tmp_path: Path, by_rows: bool) -> None:
+    plain(tmp_path, 10)
+    sidecar(tmp_path, "x", [row(n, **({"m": [[0, 1, 1.5]]} if n % 2 else {})) for n in range(10)])
+    low, odd, has = (
+        f"$.attributes[?({test})]" for test in ("@.n[0][2] < 3", "@.m && @.m[0]", "@.n[0][2] > 0")
+    )
+    made = mixer(tmp_path, ["x"], filter=low, by_rows=by_rows)
+    stream = replace(made.streams[0], filter=config.Filter((has,), (low, odd)))
+    artifact, rows = mixed(tmp_path, replace(made, streams=(stream,)))
+    assert artifact.counters["filtered_by"] == {"no include matches": 1, low: 2, odd: 4}
+    assert [row["id"] for row in rows] == ["4", "6", "8"]

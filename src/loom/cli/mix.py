@@ -98,4 +98,8 @@ def _dolma(config: Path, compat: str, engine: str, workers: int | None, address:
     ]
     columns = ["stream", "in", "rejected", "filtered", "too short", "out", "unlike Dolma", "written to"]
     console.table("Mixed", columns, rows)
+    if by_rule := [(name, *item) for name, each in counters.items() for item in each["filtered_by"].items()]:
+        console.table(
+            "Filtered by the first rule that speaks", ["stream", "rule", "documents"], by_rule, left=2
+        )
     return {"streams": counters}

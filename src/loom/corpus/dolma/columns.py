@@ -29,6 +29,7 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "==": operator.eq
 }  # fmt: skip
 HEAD = ("id", "attributes")
+NOT_INCLUDED = "no include matches"  # what removes a row, beside the excludes
 BLOCK = 1 << 23  # bytes of lines taken up at a time: what stays in the processor's cache
 UNKNOWN = 7  # behind the fields of a row: whether it has others, or nulls
 
@@ -120,6 +121,7 @@ class Columns:
 
     rows: list[dict[str, Any]] | None
     """The attributes of every row, once they are asked for."""
+    filtered: dict[str, int]
 
     def __init__(self, stream: config.Stream, compat: str) -> None:
         from loom.corpus.kernels import json_lines
@@ -171,7 +173,10 @@ class Columns:
         return not (present > 1).any()
 
     def kept(self) -> Any:
-        """Which rows the filter keeps, bool[n]; None where the rows themselves must be asked."""
+        """Which rows the filter keeps, bool[n]; None where the rows themselves must be asked.
+
+        `filtered` then has the rows that each rule removed, the first that speaks.
+        """
         if self.rules is None:
             return None
         count = self.where.shape[0]
@@ -179,7 +184,10 @@ class Columns:
         if any(found is None for found in (*include, *exclude)):
             return None
         kept = np.logical_or.reduce(include) if include else np.ones(count, bool)
-        for found in exclude:
+        self.filtered = {} if kept.all() else {NOT_INCLUDED: int(count - kept.sum())}
+        for text, found in zip((self.stream.filter or config.Filter()).exclude, exclude, strict=True):
+            if removed := int((kept & found).sum()):
+                self.filtered[text] = self.filtered.get(text, 0) + removed
             kept &= ~found
         return kept
 

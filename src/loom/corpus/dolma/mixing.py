@@ -27,6 +27,9 @@ from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, cl
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
+NOT_INCLUDED = columns.NOT_INCLUDED
+Counters = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -215,8 +218,8 @@ class Mixing:
 
     def __init__(self, stream: config.Stream, compat: str) -> None:
         self.stream, self.compat = stream, compat
-        self.keep = keeper(stream.filter, mended=not compat)
-        self.keep_as_dolma = keeper(stream.filter, mended=False)
+        self.removed_by = judge(stream.filter, mended=not compat)
+        self.removed_by_dolma = judge(stream.filter, mended=False)
         self.spans = [(item, _selector(item.span, item.syntax)) for item in stream.span_replacement]
 
     def edited(self, row: dict[str, Any]) -> tuple[str, bool]:
@@ -261,18 +264,20 @@ def _selector(text: str, syntax: str) -> Callable[[Any], list[Any]]:
     return compile_jq(text) if syntax == "jq" else compile_path(text).find
 
 
-def keeper(chosen: config.Filter | None, mended: bool) -> Callable[[dict[str, Any]], bool]:
-    """Whether a row is kept: any include matches (or there is none) and no exclude does."""
+def judge(chosen: config.Filter | None, mended: bool) -> Callable[[dict[str, Any]], str | None]:
+    """What removes a row: the first exclude that matches it, `NOT_INCLUDED`, or None for one that is kept."""
     if chosen is None:
-        return lambda row: True
+        return lambda row: None
     fix = names.mend if mended else str
     include = [_matcher(fix(text), chosen.syntax, mended) for text in chosen.include]
-    exclude = [_matcher(fix(text), chosen.syntax, mended) for text in chosen.exclude]
+    exclude = [(text, _matcher(fix(text), chosen.syntax, mended)) for text in chosen.exclude]
 
-    def keep(row: dict[str, Any]) -> bool:
-        return (not include or any(test(row) for test in include)) and not any(test(row) for test in exclude)
+    def removed_by(row: dict[str, Any]) -> str | None:
+        if include and not any(test(row) for test in include):
+            return NOT_INCLUDED
+        return next((text for text, test in exclude if test(row)), None)
 
-    return keep
+    return removed_by
 
 
 def _matcher(text: str, syntax: str, mended: bool) -> Callable[[dict[str, Any]], bool]:
@@ -298,8 +303,8 @@ def _prepare(settings: Mapping[str, Any]) -> Mixing:
 
 
 def _mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
-    counters = {"documents_in": 0, "rejected": 0, "filtered": 0, "too_short": 0, "documents_out": 0}
-    counters["unlike_dolma"] = 0
+    counters: Counters = {"documents_in": 0, "rejected": 0, "filtered": 0, "too_short": 0, "documents_out": 0}
+    counters |= {"unlike_dolma": 0, "filtered_by": {}}
     with write_lines(out / task.outputs[0]) as stream, write_lines(out / task.outputs[1]) as rejected:
 
         def aside(item: Rejected) -> None:
@@ -316,9 +321,7 @@ def _mix_task(mixing: Mixing, task: Task, out: Path) -> Done:
     return Done(rows_of, counters)
 
 
-def _mix_rows(
-    mixing: Mixing, place: str, rows: joining.Rows, stream: IO[bytes], counters: dict[str, int]
-) -> None:
+def _mix_rows(mixing: Mixing, place: str, rows: joining.Rows, stream: IO[bytes], counters: Counters) -> None:
     """Write what is left of a file's rows."""
     output = mixing.stream.output
     for number, row in rows:
@@ -338,13 +341,19 @@ def _mix_rows(
         counters["documents_out"] += 1
 
 
-def _keeps(mixing: Mixing, row: dict[str, Any], counters: dict[str, int]) -> bool:
-    kept = mixing.keep(row)
+def _keeps(mixing: Mixing, row: dict[str, Any], counters: Counters) -> bool:
+    rule = mixing.removed_by(row)
     counters["documents_in"] += 1
-    counters["filtered"] += not kept
-    if not mixing.compat and kept != mixing.keep_as_dolma(row):
+    if rule is not None:
+        _count_filtered(counters, rule, 1)
+    if not mixing.compat and (rule is None) != (mixing.removed_by_dolma(row) is None):
         counters["unlike_dolma"] += 1
-    return kept
+    return rule is None
+
+
+def _count_filtered(counters: Counters, rule: str, rows: int) -> None:
+    counters["filtered"] += rows
+    counters["filtered_by"][rule] = counters["filtered_by"].get(rule, 0) + rows
 
 
 def _mix_blocks(
@@ -352,7 +361,7 @@ def _mix_blocks(
     document: Path,
     attributes: Sequence[str],
     stream: IO[bytes],
-    counters: dict[str, int],
+    counters: Counters,
     aside: joining.Aside,
 ) -> None:
     """Write what is left of a file's rows, by columns where a block of lines allows it."""
@@ -405,7 +414,7 @@ def _mix_columns(
     place: str,
     first: int,
     stream: IO[bytes],
-    counters: dict[str, int],
+    counters: Counters,
 ) -> None:
     """Write what is left of a block that was taken in by columns; `first` is its first row's number."""
     count = block_of.where.shape[0]
@@ -414,7 +423,8 @@ def _mix_columns(
         kept = np.array([_keeps(mixing, block_of.row(index), counters) for index in range(count)], bool)
     else:
         counters["documents_in"] += count
-        counters["filtered"] += int(count - kept.sum())
+        for rule, rows in block_of.filtered.items():
+            _count_filtered(counters, rule, rows)
     data, offsets, left = block_of.texts()
     patches = {}
     for row, (text, spans) in left.items():
