@@ -113,6 +113,39 @@ def test_words_are_unicode_s(dolma: Path, shared_data: Path) -> None:
     check_equal(dolma, rows, BY_WORDS)
 
 
+TAG = """
+import sys
+from dolma.cli.__main__ import main
+
+if __name__ == "__main__":
+    main(["tag", "--documents", sys.argv[1], "--taggers", *sys.argv[2].split(","), "--processes", "1"])
+"""
+KEYS_AS_FOUND = (
+    "c4_v2",
+    "pii_regex_with_counts_fast_v2",
+)  # Dolma writes their keys in the order of a text's spans
+
+
+def test_attribute_files_are_dolma_s_byte_for_byte(dolma: Path, tmp_path: Path) -> None:
+    """What `loom tag` writes beside the documents; two taggers' keys are in one order here, whatever the text."""
+    from loom.corpus.tag import Tag, tag
+
+    names = (*NAMES, "uniseg_length_paragraphs_with_doc_length_v1")
+    rows = [{"id": "empty", "text": "", "source": "s"}, *nonsense(120, seed=23)]
+    for side in ("ours", "theirs"):
+        documents.write(tmp_path / side / "documents" / "s" / "a.jsonl.gz", rows)
+    (tmp_path / "tag.py").write_text(TAG)
+    pattern = str(tmp_path / "theirs" / "documents" / "s" / "*.gz")
+    command = [str(dolma), str(tmp_path / "tag.py"), pattern, ",".join(names)]
+    subprocess.run(command, capture_output=True, check=True, timeout=600)
+    for made in tag(Tag((str(tmp_path / "ours" / "documents" / "*" / "*.gz"),), names)):
+        name = made.path.name
+        ours = list(documents.read_lines(made.path / "s" / "a.jsonl.gz"))
+        theirs = list(documents.read_lines(tmp_path / "theirs" / "attributes" / name / "s" / "a.jsonl.gz"))
+        assert list(map(orjson.loads, ours)) == list(map(orjson.loads, theirs)), name
+        assert (ours == theirs) == (name not in KEYS_AS_FOUND), name
+
+
 @pytest.mark.slow
 def test_equal_on_this_machine(dolma: Path, tmp_path: Path) -> None:
     """Documentation, licences and code: real addresses, tables, long lines, several languages."""
