@@ -166,6 +166,23 @@ def test_control_c_elsewhere_ends_nothing_either(chat: Chat, monkeypatch: pytest
     assert len(chat.messages) == 2, "the question that was not answered is taken back"
 
 
+def test_control_c_before_the_first_word_takes_nothing_away(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(chat, "Hello")
+    before = list(chat.messages)
+
+    def silent(*_: object) -> Iterator[object]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("loom.serve.terminal.stream", silent)
+    assert "[stopped]" in talk(chat, "More?")
+    assert chat.messages == before, "no empty answer stays in the history"
+    talk(chat, "/regen")
+    assert chat.messages == before, "the old answer is still there"
+
+
 def test_a_new_conversation_knows_nothing_of_the_old(chat: Chat) -> None:
     chat.trace = lambda text, prompt: {"spans": []}
     out = talk(chat, "/system Be brief.", "Hello", "/system none", "/new", "/trace", "/stats")

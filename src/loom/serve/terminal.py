@@ -124,12 +124,17 @@ class Chat:
         self.write(f"[system: {self.system or 'none'}]\n")
 
     def _regenerate(self) -> None:
+        before = list(self.messages)
         if self.messages and self.messages[-1].role == "assistant":
             self.messages.pop()
         if not self.messages:
             self.write("There is nothing to answer yet.\n")
             return
-        self.answer()
+        try:
+            self.answer()
+        finally:
+            if not self.messages or self.messages[-1].role != "assistant":  # nothing new was said
+                self.messages = before
 
     def _temperature(self, text: str) -> None:
         try:
