@@ -28,12 +28,14 @@ def run(
     by: Annotated[
         str | None, typer.Option(help="document (the default), paragraph, minhash, or a key: $.metadata.url.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The attributes' folder and name [duplicates].")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The attributes' folder and name; duplicates by default.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Root that gets attributes/; the documents' own.")] = None,
     skip_empty: Annotated[
         bool | None,
         typer.Option(
-            "--skip-empty/--no-skip-empty", help="Leave empty documents and paragraphs alone [yes]."
+            "--skip-empty/--no-skip-empty", help="Leave empty documents and paragraphs alone; yes by default."
         ),
     ] = None,
     min_length: Annotated[int | None, typer.Option(help="Bytes under which nothing is looked at.")] = None,
@@ -41,9 +43,11 @@ def run(
     ngram: Annotated[
         int | None, typer.Option(help="Paragraphs by the share of their n-grams seen before.")
     ] = None,
-    stride: Annotated[int | None, typer.Option(help="Words from one n-gram to the next [1].")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Words from one n-gram to the next; 1 by default.")
+    ] = None,
     overlap: Annotated[
-        float | None, typer.Option(help="Share of n-grams from which a paragraph is marked [0.8].")
+        float | None, typer.Option(help="Share of n-grams from which a paragraph is marked; 0.8 by default.")
     ] = None,
     bloom: Annotated[
         Path | None, typer.Option(help="File of a Bloom filter to use and keep; without one exact.")
@@ -51,10 +55,10 @@ def run(
     expected: Annotated[
         int | None, typer.Option(help="Entries a Bloom filter is sized for: use one, of so many.")
     ] = None,
-    words: Annotated[int | None, typer.Option(help="minhash: words of a shingle [5].")] = None,
-    bands: Annotated[int | None, typer.Option(help="minhash: bands [14].")] = None,
-    rows: Annotated[int | None, typer.Option(help="minhash: hashes a band [8].")] = None,
-    seed: Annotated[int | None, typer.Option(help="minhash: of the hash functions [1].")] = None,
+    words: Annotated[int | None, typer.Option(help="minhash: words of a shingle; 5 by default.")] = None,
+    bands: Annotated[int | None, typer.Option(help="minhash: bands; 14 by default.")] = None,
+    rows: Annotated[int | None, typer.Option(help="minhash: hashes a band; 8 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="minhash: of the hash functions; 1 by default.")] = None,
     compat: Annotated[
         str, typer.Option(help="dolma-1.2: its output byte for byte, defects and all (with -c).")
     ] = "",

@@ -21,9 +21,11 @@ def run(
         list[str] | None, typer.Option(help="Files, folders, quoted globs, addresses.")
     ] = None,
     adopt: Annotated[Path | None, typer.Option(help="Take over a folder of OLMo's or Dolma's .npy.")] = None,
-    held_out: Annotated[float | None, typer.Option(help="Share of documents kept in heldout/ [0].")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="Share of documents kept in heldout/; none by default.")
+    ] = None,
     shard_tokens: Annotated[
-        int | None, typer.Option(help="About how many tokens a shard holds [500,000,000].")
+        int | None, typer.Option(help="About how many tokens a shard holds; 500,000,000 by default.")
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Also write Dolma's .csv.gz beside each shard.")] = False,
     workers: Workers = None,
