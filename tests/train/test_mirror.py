@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def test_a_lost_machine_costs_the_steps_since_its_last_checkpoint(
     config = replace(config, train=replace(config.train, mirror=URL, keep=1))
     with pytest.raises(Stop):
         run_training(config, tmp_path / "here", callbacks=(StopAt(12),))
+    # The process is still there, and its upload beside training with it, however slow this machine is.
+    until = time.monotonic() + 120
+    while "step-00000005" not in listed(URL) and time.monotonic() < until:
+        time.sleep(0.05)
     assert "step-00000005" in listed(URL)
     shutil.rmtree(tmp_path / "here")
     last = run_training(config, tmp_path / "there")
