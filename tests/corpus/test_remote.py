@@ -292,3 +292,22 @@ def test_duplicates_of_documents_elsewhere(
     with pytest.raises(SystemExit):
         main(["dedupe", "--documents", f"{base}/a.jsonl.gz"])
     assert "--out" in capsys.readouterr().err
+
+
+def test_decontamination_reads_both_sides_from_s3(s3: Any, tmp_path: Path) -> None:
+    from loom.corpus.contamination import Decontaminate, run
+
+    raw = write(tmp_path / "raw", corpus(), 2)
+    held = tmp_path / "eval" / "held.jsonl"
+    documents.write(held, [{"id": "q", "text": corpus()[4]["text"].split("\n\n")[1]}])
+    upload(s3, raw, "raw")
+    upload(s3, held.parent, "eval")
+    made = []
+    for name, root in (("here", str(tmp_path)), ("there", f"s3://{BUCKET}")):
+        chosen = Decontaminate((f"{root}/raw/documents",), (f"{root}/eval/held.jsonl",), most_removed=0.5)
+        made.append(run(chosen, tmp_path / name, LocalEngine(1)))
+    assert made[0].outputs == made[1].outputs
+    assert made[1].counters["contaminated"] > 0
+    assert f"s3://{BUCKET}/eval/held.jsonl" in {item.path for item in made[1].inputs}
+    with pytest.raises(LoomError, match="is an address"):
+        run(Decontaminate((f"s3://{BUCKET}/raw/documents",), (str(held),), most_removed=0.5))

@@ -27,15 +27,18 @@ def run(
     workers: Workers = None,
     engine: EngineName = "local",
     address: Address = "auto",
+    endpoint: Annotated[str | None, typer.Option(help="Address of an S3-compatible server.")] = None,
 ) -> dict[str, Any]:
     """Mark what evaluation sets share with the corpus; `mix` then drops or cuts it.
 
     Example: loom decontaminate --documents corpus/documents --against paloma/c4_en/val
     """
+    from loom.corpus import remote
     from loom.corpus.contamination import Decontaminate
     from loom.corpus.contamination import run as decontaminate
     from loom.recipe import build
 
+    remote.use_endpoint(endpoint)
     values = {
         "documents": documents,
         "against": against,

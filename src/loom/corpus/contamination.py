@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from loom.artifact import Artifact, Input, commit, digest_file, discard, finished
-from loom.corpus import attributes, decontaminate, documents, tag
+from loom.corpus import attributes, decontaminate, documents, remote, tag
 from loom.corpus.attributes import Spans, gathered
 from loom.corpus.documents import find_files, utf8
 from loom.corpus.words import count_words
@@ -58,15 +58,14 @@ def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = 
     files = tag.find(recipe.documents)
     against = find_files(recipe.against)
     root = (out or tag.root_of(files)) / "attributes" / recipe.name
-    inputs = [Input(str(file.path.resolve()), file.digest) for file in files]
-    inputs += [Input(str(path.resolve()), digest_file(path)) for path in against]
+    extra = tuple(Input(remote.place(path), _digest(path)) for path in against)
+    inputs = [*(Input(remote.place(file.path), file.digest) for file in files), *extra]
     plain = to_plain(recipe)
     if (before := finished(root, "attributes", plain, inputs)) is not None:
         return before
     discard(root, "attributes")
     settings = {**plain, "files": [str(path) for path in against]}
     searched = search_terms(settings)
-    extra = tuple(Input(str(path), digest_file(path)) for path in against)
     tasks = [
         Task(
             (Input(str(file.path), file.digest), *extra),
@@ -97,6 +96,12 @@ def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = 
     )
     clear_receipts(root)
     return artifact
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content here, of its store's version elsewhere."""
+    url = remote.address(path)
+    return digest_file(path) if url is None else remote.identity(url)[1]
 
 
 def search_terms(settings: Mapping[str, Any]) -> tuple[Any, int]:
