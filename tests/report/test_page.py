@@ -13,22 +13,12 @@ import pytest
 
 from loom.report.data import Change, Comparison, Measure, Metric, ModelFigures, ReportData, load, save
 from loom.report.page import SECTIONS, render, write_report
-from tests.conftest import skip_by_name
+from tests.browser import chromium
 from tests.report.synthetic import report
 
 HOSTILE = (
     "</script></title></style><script>window.stolen = 1</script><img src=x onerror='window.stolen=2'>\"'&"
 )
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 class _Tags(HTMLParser):
@@ -114,14 +104,8 @@ def test_rows_that_do_not_add_up_are_shown() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        skip_by_name(f"the browser {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1180, "light"), (1180, "dark"), (390, "light")])

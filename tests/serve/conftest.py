@@ -16,8 +16,7 @@ from loom.serve.engine import Engine
 from loom.tokens.shards import SpecialToken
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.checkpoint import ModelCard, save_model
-from tests.conftest import skip_by_name
-from tests.report.test_page import CHROMIUM, FLAGS
+from tests.browser import chromium
 from tests.serve.parrot import parrot, phrase
 from tests.serve.running import Running
 from tests.small import make_tokenizer
@@ -82,16 +81,10 @@ def endless(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> P
     return parrot(tmp_path_factory.mktemp("endless") / "model", tokenizer, says, after, 16_384, endless=True)
 
 
-@pytest.fixture(scope="module")  # the browser's own event loop stands in the way of other tests
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        skip_by_name(f"the browser {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture

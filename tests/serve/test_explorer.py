@@ -19,8 +19,7 @@ from loom.road.training import run_training
 from loom.serve.explorer import Explorer, make_server
 from loom.tokens.tokenize import Tokenize, tokenize
 from loom.trace.build import IndexTokens, build_index
-from tests.conftest import skip_by_name
-from tests.report.test_page import CHROMIUM, FLAGS
+from tests.browser import chromium
 from tests.small import library_texts, make_tokenizer, write_lines
 from tests.trace.runs import lm
 
@@ -122,12 +121,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_clicked_through_by_mouse_and_by_keyboard(address: str, scheme: str) -> None:
-    if not CHROMIUM.exists():
-        skip_by_name(f"the browser {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as browser:
         page = browser.new_page(color_scheme=scheme)
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -158,4 +152,3 @@ def test_clicked_through_by_mouse_and_by_keyboard(address: str, scheme: str) -> 
         lightness = sum(int(part) for part in background.removeprefix("rgb(").rstrip(")").split(","))
         assert (lightness > 600) == (scheme == "light")
         assert not problems
-        browser.close()
