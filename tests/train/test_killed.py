@@ -76,18 +76,18 @@ def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
 
 def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch) -> None:
     from loom.errors import LoomError
-    from loom.train import checkpoint
+    from loom.train import checkpoint, saving
 
     write_tokens(tmp_path / "tokens", [learnable(20_000, 64, 1)])
     config = recipe(tmp_path / "tokens", steps=12, checkpoint_every=5)
-    whole = checkpoint.finish
+    whole = saving.finish
 
     def full(folder, *args):
         if checkpoint.step_of(folder) == 10:
             raise OSError(28, "No space left on device")
         return whole(folder, *args)
 
-    monkeypatch.setattr(checkpoint, "finish", full)
+    monkeypatch.setattr(saving, "finish", full)
     with pytest.raises(LoomError, match="No space left"):
         train(config, tmp_path / "run")
     monkeypatch.undo()

@@ -22,7 +22,6 @@ from loom.tokens.digest import digest_file
 from loom.train.callbacks import Callback, Evaluate, MetricsFile, Record, RunInfo
 from loom.train.checkpoint import (
     MANIFEST,
-    Saver,
     TrainState,
     check,
     checkpoints,
@@ -39,6 +38,7 @@ from loom.train.optimizer import clip_gradients
 from loom.train.parallel import accumulate, bare, start_world
 from loom.train.rehearsal import rehearse
 from loom.train.roll import Roll
+from loom.train.saving import Saver
 from loom.train.schedule import clip_limit, learning_rate
 from loom.train.start import Run, recipe_of, start
 from loom.train.termination import Agreement, termination

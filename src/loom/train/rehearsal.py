@@ -19,8 +19,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.tensor import DTensor
 
 from loom.errors import LoomError
-from loom.train.checkpoint import reason, training_state
+from loom.train.checkpoint import training_state
 from loom.train.loader import collate_step
+from loom.train.saving import reason
 from loom.train.start import Run
 
 
