@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loom.errors import LoomError
 from loom.evals.curve import evaluate_run
 from loom.evals.evaluate import EvalRecipe, evaluate
 from loom.evals.subject import load_subject
@@ -49,3 +50,7 @@ def test_a_curve_has_a_point_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Mo
     assert json.loads((tmp_path / "out" / "curve.json").read_text())["points"][1]["step"] == 4
     page = (tmp_path / "out" / "curve.html").read_text()
     assert "bits_per_byte" in page and "piqa" in page
+    file = tmp_path / "run" / "checkpoints" / "step-00000004" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"version": "1.0"', '"version": "1.1"'))  # as many bytes
+    with pytest.raises(LoomError, match="tokenizer.json has changed since it was saved"):
+        load_subject(file.parent)

@@ -102,6 +102,8 @@ def test_each_task_has_a_judge_of_its_own(folder: Path, questions: Path, tmp_pat
     assert "truthfulqa_mc1" in found and "mmlu" in body["not_measured"]
     assert all(body["tasks"][name]["prompts"][0]["digest"] for name in WRITTEN)
     assert {"torch", "numpy"} <= body["versions"].keys()
+    recorded = json.loads((tmp_path / "one" / "manifest.json").read_text())["recipe"]["judges"]
+    assert recorded[1:] == ["truthfulqa_gen=model:../model,../model", "classifier:../classifier"]
 
 
 def test_answers_are_kept_where_a_judge_fails(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from loom import artifact
 from loom.chat.decontaminate import FEWEST, hash_words, word_grams
 from loom.chat.format import DEFAULT, FORMATS, ChatFormat
+from loom.console import console
 from loom.errors import LoomError
 from loom.recipe import build
 from loom.tasks.ngrams import NGRAM, words
@@ -27,21 +28,25 @@ from loom.tokens.shards import open_tokens
 from loom.tokens.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
 class Turns:
-    """What users say in one folder of conversations, each turn as its words."""
+    """What users say in one folder of `loom prepare`, read when it is first asked for and kept as hashes."""
 
-    said: tuple[tuple[str, ...], ...]
-
-    @cached_property
-    def whole(self) -> frozenset[int]:
-        return frozenset(map(hash_words, self.said))
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     @cached_property
-    def grams(self) -> NDArray[np.uint64]:
-        """The distinct runs of `NGRAM` words, sorted."""
-        hashes = (gram for turn in self.said for gram in word_grams(turn, NGRAM))
-        return np.unique(np.fromiter(hashes, dtype=np.uint64))
+    def _hashes(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Of whole turns, and of every run of `NGRAM` words within one; distinct and sorted."""
+        whole: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+        runs: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+        with console.progress("what the model was tuned on") as progress:
+            for turns in _user_turns(self.folder):
+                said = [words(turn) for turn in turns]
+                whole.append(np.unique(np.fromiter(map(hash_words, said), np.uint64)))
+                found = (gram for turn in said for gram in word_grams(turn, NGRAM))
+                runs.append(np.unique(np.fromiter(found, np.uint64)))
+                progress.advance()
+        return np.unique(np.concatenate(whole)), np.unique(np.concatenate(runs))
 
     def hold(self, text: str) -> bool:
         """Whether a user says `text` word for word: within a turn where it has `NGRAM` words or more (all of
@@ -50,13 +55,18 @@ class Turns:
         found = words(text)
         if len(found) < FEWEST:
             return False
+        whole, runs = self._hashes
         if len(found) < NGRAM:
-            return hash_words(found) in self.whole
-        wanted = np.fromiter(word_grams(found, NGRAM), dtype=np.uint64)
-        at = np.searchsorted(self.grams, wanted)
-        return bool(len(self.grams)) and bool(
-            (self.grams[np.minimum(at, len(self.grams) - 1)] == wanted).all()
-        )
+            return _among(np.array([hash_words(found)], np.uint64), whole)
+        return _among(np.fromiter(word_grams(found, NGRAM), np.uint64), runs)
+
+
+def _among(wanted: NDArray[np.uint64], known: NDArray[np.uint64]) -> bool:
+    """Whether all of `wanted` are in `known`, which is sorted."""
+    if not len(known):
+        return False
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return bool((known[at] == wanted).all())
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class History:
             elif node.kind == "tokens":
                 facts = artifact.load(node.path).facts
                 if "chat" in facts:
-                    self.turns[str(node.path)] = Turns(tuple(dict.fromkeys(_user_turns(node.path))))
+                    self.turns[str(node.path)] = Turns(node.path)
                 else:
                     for source, counts in facts.get("tokens", {}).get("sources", {}).items():
                         self.tokens[source] = self.tokens.get(source, 0) + counts["tokens"]
@@ -148,16 +158,22 @@ def _against(node: artifact.Lineage) -> set[str]:
     return found
 
 
-def _user_turns(folder: Path) -> Iterator[tuple[str, ...]]:
-    """What users say in a folder of `loom prepare`, from its tokens, in the format of its manifest."""
+def _user_turns(folder: Path, piece: int = 1 << 22) -> Iterator[list[str]]:
+    """What users say in a folder of `loom prepare`, from its tokens, in the format of its manifest; some
+    documents at a time."""
     opened = open_tokens(folder)
     tokenizer = Tokenizer.load(opened.tokenizer)
     chat = artifact.load(folder, "tokens").facts["chat"]
     before, after = _frame(chat, tokenizer.eos_token)
     turn = re.compile(re.escape(before) + r"(.*?)" + re.escape(after), re.DOTALL)
     for ids in opened.arrays:
-        for said in turn.findall(tokenizer.decode(ids.tolist())):
-            yield tuple(words(said))
+        ends = np.flatnonzero(np.asarray(ids) == tokenizer.eos_id) + 1
+        start = 0
+        while start < len(ids):
+            last = int(np.searchsorted(ends, start + piece))
+            end = int(ends[last]) if last < len(ends) else len(ids)
+            yield turn.findall(tokenizer.decode(ids[start:end].tolist()))
+            start = end
 
 
 def _frame(chat: dict[str, Any], eos: str) -> tuple[str, str]:

@@ -318,8 +318,21 @@ def _plain(recipe: EvalRecipe, out: Path) -> dict[str, Any]:
     for name in ("conversations", "pairs"):
         path = getattr(recipe, name)
         plain[name] = artifact.relative(path, out) if path else None
+    plain["judges"] = [_judge(word, out) for word in recipe.judges]
     plain["text"] = [artifact.relative(path, out) for path in recipe.text]
     return plain
+
+
+def _judge(word: str, out: Path) -> str:
+    """A judge as it is recorded: its file or folders as seen from `out`."""
+    task, equals, spec = word.rpartition("=")
+    if spec.startswith("endpoint:") or not all(
+        Path(path).exists() for path in spec.partition(":")[2].split(",")
+    ):
+        return word
+    kind, _, paths = spec.partition(":")
+    seen = ",".join(artifact.relative(Path(path), out) for path in paths.split(","))
+    return f"{task}{equals}{kind}:{seen}"
 
 
 def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
