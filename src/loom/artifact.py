@@ -388,7 +388,7 @@ class Lineage:
 
     path: Path
     digest: str
-    kind: str  # "file" for what no manifest describes, "missing" for what is no longer there
+    kind: str  # "file" for what no manifest describes, "address" elsewhere, "missing" for what is no longer there
     stale: bool  # the folder's content is no longer what its successor was made from
     parents: tuple[Lineage, ...] = ()
     counters: Mapping[str, Any] = field(default_factory=dict)
@@ -418,7 +418,10 @@ def _node(path: Path, expected: str | None, seen: dict[tuple[Path, str | None], 
         return Lineage(path, expected or "", "file" if path.is_file() else "folder", stale=False)
     artifact = load(path)
     parents = tuple(
-        _walk(Path(os.path.normpath(path / item.path)), item.digest, seen) for item in artifact.inputs
+        Lineage(Path(item.path), item.digest, "address", stale=False)
+        if item.path.startswith(ADDRESSES)
+        else _walk(Path(os.path.normpath(path / item.path)), item.digest, seen)
+        for item in artifact.inputs
     )
     stale = expected is not None and artifact.digest != expected
     return Lineage(path, artifact.digest, artifact.kind, stale, parents, artifact.counters)

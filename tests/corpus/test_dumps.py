@@ -360,3 +360,18 @@ def test_a_curation_notices_a_change_of_any_kind(tmp_path: Path) -> None:
     next((root / "documents" / "stack").rglob("*.zst")).write_bytes(b"")
     with pytest.raises(LoomError, match="cut short or changed"):
         again()
+
+
+def test_the_command_tells_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from loom.cli import main
+
+    posts = [{"id": "a", "body": "word " * 120, "score": 2}, {"id": "b", "body": "short", "score": 2}]
+    (tmp_path / "RC.jsonl").write_bytes(b"\n".join([*map(orjson.dumps, posts), b"{"]))
+    with pytest.raises(SystemExit) as ended:
+        main(f"collect dump reddit --input {tmp_path}/R* --source talk --out {tmp_path}/out --json".split())
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert orjson.loads(said.splitlines()[-1]) == {
+        "out": f"{tmp_path}/out", "source": "talk", "seen": 3, "documents": 1, "rejected": 1, "left_out": {"length": 1},
+    }  # fmt: skip
+    assert [row["source"] for row in rows_of(tmp_path / "out" / "documents" / "talk")] == ["talk"]

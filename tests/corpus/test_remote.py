@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from loom.artifact import load
+from loom.artifact import lineage, load
 from loom.cli import main
 from loom.corpus import documents, remote
 from loom.corpus.curate import curate
@@ -92,6 +92,8 @@ def test_curate_from_s3_is_curate_from_disk(s3: Any, tmp_path: Path) -> None:
     here = curate(recipe(raw), tmp_path / "here", LocalEngine(1))
     remote_recipe = recipe(Path(f"s3://{BUCKET}/raw"))
     there = curate(remote_recipe, tmp_path / "there", LocalEngine(2))
+    parents = lineage(tmp_path / "there").parents
+    assert {(item.kind, item.stale) for item in parents} == {("address", False)}
     assert there.counters == here.counters
     assert texts(tmp_path / "there") == texts(tmp_path / "here")
     before = load(tmp_path / "there").digest

@@ -9,6 +9,7 @@ from loom.artifact import Lineage, lineage
 from loom.console import console
 
 app = typer.Typer(add_completion=False)
+RAW = ("file", "address")
 SHOWN_FILES = 3  # raw files printed below one artifact; the rest are counted
 
 
@@ -27,10 +28,10 @@ def run(
 
 def _show(node: Lineage, depth: int) -> None:
     mark = "  (changed since)" if node.stale and node.kind != "missing" else ""
-    console.say(f"{'  ' * depth}{node.kind}  {node.path}  {node.digest[:12]}{mark}")
-    files = [item for item in node.parents if item.kind == "file"]
+    console.say(f"{'  ' * depth}{node.kind}  {_place(node)}  {node.digest[:12]}{mark}")
+    files = [item for item in node.parents if item.kind in RAW]
     for item in node.parents:
-        if item.kind != "file":
+        if item.kind not in RAW:
             _show(item, depth + 1)
     for item in files[:SHOWN_FILES]:
         _show(item, depth + 1)
@@ -38,9 +39,15 @@ def _show(node: Lineage, depth: int) -> None:
         console.say(f"{'  ' * (depth + 1)}... and {len(files) - SHOWN_FILES:,} more raw files")
 
 
+def _place(node: Lineage) -> str:
+    from loom.tokens.remote import address
+
+    return address(node.path) or str(node.path)
+
+
 def _plain(node: Lineage) -> dict[str, Any]:
     return {
-        "path": str(node.path),
+        "path": _place(node),
         "kind": node.kind,
         "digest": node.digest,
         "stale": node.stale,
