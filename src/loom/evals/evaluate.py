@@ -245,7 +245,12 @@ def evaluate_task(
     results[task.name] = macro(task, results[task.name], subjects)
     facts: dict[str, Any] = {
         "files": [
-            {"path": f.path.relative_to(recipe.data).as_posix(), "split": f.split, "digest": f.digest}
+            {
+                "path": f.path.relative_to(recipe.data).as_posix(),
+                "split": f.split,
+                "digest": f.digest,
+                **({"shards": len(f.paths)} if len(f.paths) > 1 else {}),
+            }
             for f in loaded.found
         ],
         "protocol_split": task.splits[0] if task.splits else "",

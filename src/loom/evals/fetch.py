@@ -31,7 +31,7 @@ def fetch_rows(names: Sequence[str], folder: Path | None) -> None:
             repository, _, config = task.source.partition(":")
             parts = [(folder, task.files, config, repository)]
         for place, files, config, repository in parts:
-            if not data.there(place, files, task.splits[0] if task.splits else "", task.source):
+            if task.splits and not data.there(place, files, task.splits[0], task.source):
                 _fetch(repository, config, task.splits[:1], place, files[0])
             if task.shots and not any(
                 data.there(place, files, split, task.source) for split in data.EXAMPLES
@@ -50,7 +50,7 @@ def fetch_rows(names: Sequence[str], folder: Path | None) -> None:
 def _fetch(repository: str, config: str, splits: Sequence[str], folder: Path, name: str) -> None:
     """The first of these splits that the data set has, into `folder` as `<name>.<split>.parquet`, or as
     `<name>/<split>/0000.parquet` and so on where it is several files."""
-    wanted = folder / f"{name}.{splits[0] if splits else ''}.parquet"
+    wanted = folder / f"{name}.{splits[0]}.parquet"
     if not repository:
         raise LoomError(f"{wanted.stem} has no data set on the Hub; its rows are made here.")
     try:
