@@ -18,7 +18,7 @@ from loom.train.loop import train
 from loom.train.watch import SpikeScore
 
 from .test_killed import ROOT
-from .test_loop import losses, recipe
+from .test_loop import Stop, StopAt, losses, recipe
 from .tokens import learnable, write_tokens
 
 
@@ -74,6 +74,21 @@ def test_spikes_are_counted() -> None:
     values = (3 + 0.01 * torch.randn(100, generator=generator)).tolist()
     assert [score.add(value) for value in values][-1] == 0
     assert score.add(4.0) == pytest.approx(1 / 85)
+
+
+def test_spikes_are_counted_on_when_a_run_goes_on(tmp_path: Path, tokens: Path, monkeypatch) -> None:
+    monkeypatch.setattr("loom.train.watch.SPIKE", -10.0)  # every step is one, from the 17th on
+
+    def scores(run: Path) -> list[float]:
+        return [json.loads(line)["spike_score"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+    config = recipe(tokens, steps=30, checkpoint_every=20, asynchronous=False)
+    train(config, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "cut", callbacks=[StopAt(25)])
+    train(config, tmp_path / "cut")
+    assert scores(tmp_path / "cut") == scores(tmp_path / "whole")
+    assert scores(tmp_path / "whole") == [0.0] * 16 + [1.0] * 14
 
 
 def test_a_tracker_gets_what_is_logged(tmp_path: Path, tokens: Path) -> None:

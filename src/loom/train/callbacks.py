@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,19 @@ class Callback:
     def on_finish(self, last_checkpoint: Path) -> None: ...
 
 
+def logged(path: Path) -> Iterator[Record]:
+    """The records of a `metrics.jsonl`, if it is there; the last line of a killed run may be half of one."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record: Record = json.loads(line)
+            if int(record["step"]) >= 0:
+                yield record
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
 class MetricsFile(Callback):
     """`metrics.jsonl`: one object a logged step, evaluation merged in under `eval/`; `run.json`: the device.
 
@@ -69,16 +82,9 @@ class MetricsFile(Callback):
 
     def on_start(self, run: RunInfo) -> None:
         write_json(self.path.with_name("run.json"), {"device": run.device, "ranks": run.ranks})
-        kept: list[str] = []
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] < run.first_step:
-                        kept.append(line)
-                except (ValueError, KeyError):
-                    continue  # the last line of a killed run
+        kept = [record for record in logged(self.path) if int(record["step"]) < run.first_step]
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(temporary, self.path)
 
     def on_step(self, record: Record) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from loom.errors import LoomError
 from loom.tokens.digest import digest_file
-from loom.train.callbacks import Callback, Evaluate, MetricsFile, Record, RunInfo
+from loom.train.callbacks import Callback, Evaluate, MetricsFile, Record, RunInfo, logged
 from loom.train.checkpoint import (
     MANIFEST,
     TrainState,
@@ -153,7 +153,7 @@ def _train(
         run.data, run.stages, run.step + 1, config.train.steps,
         rank=run.context.reader, ranks=run.context.readers, micro_batch=micro,
     )  # fmt: skip
-    log, agreement = _Log(run), Agreement(told, world)
+    log, agreement = _Log(run, out), Agreement(told, world)
     profiler = Profile(config.train.profile, out, world)
     every = config.train.norms_every
     if run.step == 0 and evaluate is not None and config.eval.on_start:
@@ -277,11 +277,14 @@ def utilisation(run: Run) -> tuple[float | None, str]:
 class _Log:
     """Turns device scalars into records, and keeps the times between them."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, out: Path) -> None:
         self.run = run
         self.began = time.perf_counter()
         self.flops_share = utilisation(run)[0]
         self.spikes = SpikeScore()
+        for record in logged(out / "metrics.jsonl") if run.world.first else ():
+            if "loss" in record:  # of steps before the run was stopped
+                self.spikes.add(float(record["loss"]))
         self.restart()
 
     def restart(self) -> None:
