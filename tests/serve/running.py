@@ -44,6 +44,11 @@ class Running:
     def post(self, path: str, value: Any, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         return self.call("POST", path, json.dumps(value).encode(), headers)
 
+    def metric(self, name: str) -> float:
+        """A figure of /metrics."""
+        lines = self.call("GET", "/metrics")[1].splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(name + " ")))
+
 
 def free_port() -> int:
     with socket.socket() as held:
