@@ -152,7 +152,7 @@ def test_an_endpoint_is_asked_in_both_orders(url: str) -> None:
     ],
 )
 def test_a_judge_that_fails_is_counted(url: str, model: str, why: str) -> None:
-    judge = Endpoint(url, model, timeout=0.5, tries=1)
+    judge = Endpoint(url, model, timeout=0.5 if model == "slow" else 60.0, tries=1)
     assert judge.prefer([PAIR]) == [None]
     assert judge.failures == {why: 2}
     assert judge.describe()["failures"] == {why: 2}
