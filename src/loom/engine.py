@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -294,6 +295,16 @@ def clear_receipts(out: Path) -> None:
         for entry in os.scandir(folder):
             os.unlink(entry.path)
         folder.rmdir()
+
+
+def clear_work(out: Path, *folders: str) -> None:
+    """Remove what only unfinished work needs: receipts, and work folders.
+
+    Also where a run was stopped between its manifest and this, so that equal work leaves equal folders.
+    """
+    clear_receipts(out)
+    for name in folders:
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def sum_counters(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

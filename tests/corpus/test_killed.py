@@ -238,3 +238,27 @@ def test_killed_at_a_write_the_bytes_are_the_same(corpus: Path, stage: str) -> N
         assert work(kill_at).returncode == -signal.SIGKILL
         assert work(0).returncode == 0
         assert tree(out) == expected
+
+
+@pytest.mark.parametrize(
+    ("stage", "folder"),
+    [
+        ("tag", "out"),
+        ("dedupe", "attributes/out"),
+        ("minhash", "out/attributes/near_duplicates"),
+        ("decontaminate", "out/attributes/decontamination"),
+        ("dolma_mix", "out"),
+        ("mixture", "out"),
+    ],
+)
+def test_killed_behind_its_manifest_a_run_is_tidied_by_the_next(
+    corpus: Path, stage: str, folder: str
+) -> None:
+    for name in ("out", "attributes"):
+        shutil.rmtree(corpus / name, ignore_errors=True)
+    STAGES[stage](corpus, LocalEngine(1))
+    expected = made(stage, corpus)
+    (corpus / folder / "tasks").mkdir()
+    (corpus / folder / "tasks" / "0.json").write_text("{}")
+    STAGES[stage](corpus, LocalEngine(1))
+    assert made(stage, corpus) == expected

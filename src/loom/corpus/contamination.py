@@ -22,7 +22,7 @@ from loom.corpus import attributes, decontaminate, documents, remote, tag
 from loom.corpus.attributes import Spans, gathered
 from loom.corpus.documents import find_files, utf8
 from loom.corpus.words import count_words
-from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
@@ -62,6 +62,7 @@ def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = 
     inputs = [*(Input(remote.place(file.path), file.digest) for file in files), *extra]
     plain = to_plain(recipe)
     if (before := finished(root, "attributes", plain, inputs)) is not None:
+        clear_work(root)
         return before
     discard(root, "attributes")
     settings = {**plain, "files": [str(path) for path in against]}
@@ -94,7 +95,7 @@ def run(recipe: Decontaminate, out: Path | None = None, engine: Engine | None = 
         counters=counters,
         started=started,
     )
-    clear_receipts(root)
+    clear_work(root)
     return artifact
 
 

@@ -10,7 +10,6 @@ Every step is a list of content-addressed tasks over files, so a killed run goes
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ from loom.corpus.near import near_duplicates
 from loom.corpus.rules import Curate, replaced, resolved, source_files
 from loom.corpus.sampling import fraction
 from loom.corpus.tag import File
-from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
@@ -77,6 +76,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     plain = to_plain(recipe)
     recipe = resolved(recipe)
     if (before := finished(out, "documents", plain, inputs)) is not None:
+        clear_work(out, WORK)
         return before
     discard(out, "documents")
     engine = engine or LocalEngine()
@@ -116,8 +116,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
         facts=_against(recipe, inputs),
         started=started,
     )
-    clear_receipts(out)
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    clear_work(out, WORK)
     for folder in ("removed", "rejected"):
         tag.remove_empty(out / folder)
     return artifact

@@ -9,7 +9,6 @@ whole as often as it fits, and in part once more; the copies are called `id#2`, 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from loom.corpus.dedupe import exact
 from loom.corpus.documents import as_rows, write_lines
 from loom.corpus.sampling import keyed_hash
 from loom.corpus.tag import File
-from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
@@ -104,6 +103,7 @@ def sample(recipe: Sample, out: Path, engine: Engine | None = None) -> Artifact:
     ]
     plain = to_plain(recipe)
     if (before := finished(out, "documents", plain, inputs)) is not None:
+        clear_work(out, WORK)
         return before
     discard(out, "documents")
     engine = engine or LocalEngine()
@@ -132,8 +132,7 @@ def sample(recipe: Sample, out: Path, engine: Engine | None = None) -> Artifact:
         counters=counters,
         started=started,
     )
-    clear_receipts(out)
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    clear_work(out, WORK)
     return artifact
 
 

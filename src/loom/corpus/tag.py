@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,7 +28,7 @@ from loom.corpus import attributes, documents, pieces, remote, taggers
 from loom.corpus.attributes import Spans, key_name
 from loom.corpus.documents import Batch, find_files, relative_name, write_lines
 from loom.corpus.taggers import Tagger, Texts
-from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError
 
 REJECTED = "rejected"
@@ -283,8 +282,7 @@ def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> l
                     counters=sum_counters([done.counters for done in made]),
                     started=started,
                 )
-        clear_receipts(root)
-        shutil.rmtree(root / PIECES, ignore_errors=True)
+    clear_work(root, PIECES)
     return list(artifacts.values())
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from loom.corpus import documents, remote, tag
 from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
 from loom.corpus.documents import write_lines
-from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.recipe import to_plain
 
 WORK = "work"
@@ -89,6 +88,7 @@ def _minhash(recipe: MinHash, files: Sequence[tag.File], root: Path, engine: Eng
     inputs = [Input(remote.place(file.path), file.digest) for file in files]
     plain = to_plain(recipe)
     if (before := finished(root, "attributes", plain, inputs)) is not None:
+        clear_work(root, WORK)
         return before
     discard(root, "attributes")
     settings = {key: plain[key] for key in ("words", "bands", "rows", "seed")}
@@ -120,8 +120,7 @@ def _minhash(recipe: MinHash, files: Sequence[tag.File], root: Path, engine: Eng
         counters=counters,
         started=started,
     )
-    clear_receipts(root)
-    shutil.rmtree(root / WORK, ignore_errors=True)
+    clear_work(root, WORK)
     return artifact
 
 

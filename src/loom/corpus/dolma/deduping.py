@@ -35,7 +35,17 @@ from loom.corpus.documents import find_files, relative_name, write_lines
 from loom.corpus.dolma import config, filters, places
 from loom.corpus.dolma.entries import FIRST, SKIPPED, by_ngram, print_task
 from loom.corpus.dolma.ngrams import scores
-from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import (
+    Done,
+    Engine,
+    Finished,
+    LocalEngine,
+    Operation,
+    Task,
+    clear_receipts,
+    clear_work,
+    sum_counters,
+)
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
@@ -99,6 +109,7 @@ def _dedupe(
     plain = {"dedupe": to_plain(rules), "bloom_filter": to_plain(chosen.bloom_filter), "compat": compat}
     plain["compression"] = to_plain(chosen.compression)
     if (before := finished(root, "attributes", plain, inputs)) is not None:
+        clear_work(root, WORK)
         return before
     discard(root, "attributes")
     shutil.rmtree(root / tag.REJECTED, ignore_errors=True)

@@ -23,7 +23,7 @@ from loom.corpus.dolma.jq import JqError, compile_jq, truthy
 from loom.corpus.dolma.jsonpath import compile_path
 from loom.corpus.dolma.replace import Span, disjoint, join, replace
 from loom.corpus.mix import Edit, apply, merge
-from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_receipts, sum_counters
+from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
 
@@ -118,6 +118,7 @@ def _mix_streams(out: Path, group: Sequence[Planned], pack: bool, compat: str, e
     inputs = places.as_inputs(used)
     recipe = {"streams": [to_plain(each.stream) for each in group], "compat": compat, "shuffle": pack}
     if (before := finished(out, "documents", recipe, inputs)) is not None:
+        clear_work(out)
         return before
     discard(out, "documents")
     shutil.rmtree(out / tag.REJECTED, ignore_errors=True)
@@ -140,7 +141,7 @@ def _mix_streams(out: Path, group: Sequence[Planned], pack: bool, compat: str, e
         counters={**sum_counters(list(counters.values())), "streams": counters},
         started=started,
     )
-    clear_receipts(out)
+    clear_work(out)
     return artifact
 
 
