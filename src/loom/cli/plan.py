@@ -77,6 +77,7 @@ def run(
     result = plan(
         model, kind=node, nodes=nodes, mfu=mfu, price_per_device_hour=price, pue=pue, **given
     )  # fmt: skip
+    shared = "" if result.ranks == 1 else f"{result.strategy}: "
     title = preset or Path(recipe or "").stem
     console.table(
         f"{title} on {nodes:,} nodes {node}: {result.ranks:,} ranks of {format_bytes(result.capacity)}",
@@ -86,7 +87,7 @@ def run(
             ["FLOPs a token (6 N + 12 L d T)", f"{result.flops_per_token:.4g}"],
             ["tokens, tokens a step, steps", f"{given['tokens']:.4g}, {result.batch_tokens:,}, {result.steps:,}"],
             [
-                ("" if result.ranks == 1 else f"{result.strategy}: ") + "weights sharded over, whole copies",
+            [f"{shared}weights sharded over, whole copies", f"{result.shards:,} ranks, {result.replicas:,}"],
                 f"{result.shards:,} ranks, {result.replicas:,}",
             ],
             *([["ranks that share a row", result.context]] if result.context > 1 else []),
