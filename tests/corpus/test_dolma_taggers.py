@@ -21,9 +21,9 @@ NAMES = (
     "gopher_v1", "gopher_v2", "c4_v2", "pii_regex_with_counts_fast_v2",
     "bytes_length_v1", "char_length_v1", "char_length_strip_ws_v1", "doc_count_v1",
     "char_length_with_paragraphs_v1", "whitespace_tokenizer_v1", "whitespace_tokenizer_with_paragraphs_v1",
-    "olmo_pretokenizer_v1", "olmo_pretokenizer_with_paragraphs_v1",
 )  # fmt: skip
 BY_WORDS = (  # slow on Dolma's side: 0.1 MB a second
+    "olmo_pretokenizer_v1", "olmo_pretokenizer_with_paragraphs_v1",
     "uniseg_length_v1", "uniseg_length_paragraphs_v1", "uniseg_length_paragraphs_with_empty_v1",
     "uniseg_length_paragraphs_with_doc_length_v1",
 )  # fmt: skip
