@@ -149,6 +149,18 @@ def test_the_command_plans_presets_and_recipes() -> None:
     assert (a_node["shards"], a_node["replicas"], a_node["fits"]) == (8, 16, False)
 
 
+def test_every_row_of_its_tables_is_a_name_and_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loom.cli.plan import console, run
+
+    tables = []
+    monkeypatch.setattr(console, "table", lambda title, columns, rows, **_: tables.append((columns, rows)))
+    run(recipe="olmo-65b", overrides=["parallel.context=2"], nodes=256, node="lumi-g")
+    assert len(tables) == 3 and all(len(row) == len(columns) for columns, rows in tables for row in rows)
+    assert ["fsdp: weights sharded over, whole copies", "2,048 ranks, 1"] in tables[0][1]
+    assert ["ranks that share a row", 2] in tables[0][1]
+    assert not any(isinstance(value, list) for _, rows in tables for row in rows for value in row)
+
+
 def test_a_ramp_with_fewer_instances_than_ranks_is_refused_with_its_fix() -> None:
     with pytest.raises(LoomError, match=r"1024 instances, fewer than the 2048 ranks.*at least 4,194,304"):
         loom("plan", "olmo-65b", "--nodes", "256", "--node", "lumi-g")

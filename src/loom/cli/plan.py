@@ -86,10 +86,7 @@ def run(
             ["parameters", result.parameters],
             ["FLOPs a token (6 N + 12 L d T)", f"{result.flops_per_token:.4g}"],
             ["tokens, tokens a step, steps", f"{given['tokens']:.4g}, {result.batch_tokens:,}, {result.steps:,}"],
-            [
             [f"{shared}weights sharded over, whole copies", f"{result.shards:,} ranks, {result.replicas:,}"],
-                f"{result.shards:,} ranks, {result.replicas:,}",
-            ],
             *([["ranks that share a row", result.context]] if result.context > 1 else []),
             ["micro-batch, recomputing", f"{result.micro_batch}, {result.recompute}"],
             ["a rank sends each step", format_bytes(result.communication_bytes)],
