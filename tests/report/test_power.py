@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from loom.errors import LoomError
-from loom.report.energy import Grid, carbon, estimate, grid_of, integrate, of_run, on
-from loom.report.power import POWER, measured, processors, sampled
+from loom.report.energy import Grid, carbon, estimate, grid_of, of_run, on
+from loom.report.power import POWER, integrate, measured, processors, sampled
 from loom.report.records import read_records
 from loom.train.config import EnergyConfig
 

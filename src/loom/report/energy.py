@@ -15,6 +15,7 @@ from typing import Any
 
 from loom.errors import LoomError
 from loom.report.data import Energy
+from loom.report.power import integrate, measured
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,6 @@ def carbon(kwh: float, pue: float, intensity: float) -> float:
     return kwh * pue * intensity
 
 
-def integrate(samples: list[tuple[float, float]]) -> float:
-    """kWh from (seconds, watts) samples by the trapezoid rule."""
-    joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(samples))
-    return joules / 3.6e6
-
-
 def from_samples(samples: list[tuple[float, float]], grid: Grid, how: str) -> Energy:
     """Energy of a run whose power was sampled; the samples' times must not run backwards."""
     if any(b[0] < a[0] for a, b in itertools.pairwise(samples)):
@@ -91,8 +86,6 @@ def of_run(folder: Path, seconds: float, grid: Grid, device: str = "cpu", ranks:
 
     `device` and `ranks` are what it ran on. None for a device whose power is not known.
     """
-    from loom.report.power import measured
-
     if (found := measured(folder)) is not None:
         return _energy(found[0], True, found[1], grid)
     if device == "cpu":
@@ -117,10 +110,10 @@ def on(energy: Energy, grid: Grid) -> Energy:
     return _energy(energy.kwh, energy.measured, energy.how, grid)
 
 
-def _energy(kwh: float, measured: bool, how: str, grid: Grid) -> Energy:
+def _energy(kwh: float, sampled: bool, how: str, grid: Grid) -> Energy:
     return Energy(
         kwh,
-        measured,
+        sampled,
         how,
         grid.pue,
         grid.carbon_intensity,

@@ -7,6 +7,7 @@ its power taken for every one's ("nodes"), as the OLMo paper does.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -15,8 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from loom.report.energy import integrate
 
 POWER = "power.jsonl"
 RAPL = Path("/sys/class/powercap")
@@ -110,6 +109,12 @@ def sampled(
     finally:
         over.set()
         thread.join(5)
+
+
+def integrate(samples: list[tuple[float, float]]) -> float:
+    """kWh from (seconds, watts) samples by the trapezoid rule."""
+    joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(samples))
+    return joules / 3.6e6
 
 
 def measured(folder: Path) -> tuple[float, str] | None:
