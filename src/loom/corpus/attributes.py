@@ -20,7 +20,8 @@ import orjson
 import pyarrow as pa
 
 from loom.artifact import atomic_write
-from loom.corpus.documents import open_raw, read_lines, utf8, write_lines
+from loom.corpus import remote
+from loom.corpus.documents import read_lines, utf8, write_lines
 from loom.errors import LoomError
 
 PRECISION = 5  # decimals of a score, as Dolma writes them
@@ -325,7 +326,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[list[str], dict[str, Spans]]]:
     import pyarrow.parquet as pq
 
     try:
-        with open_raw(path, whole=False) as stream:
+        with remote.open_raw(path, whole=False) as stream:
             file = pq.ParquetFile(stream)
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)

@@ -334,7 +334,7 @@ def open_compressed(path: Path) -> Iterator[IO[bytes]]:
             size = piece.path.stat().st_size
             yield io.BufferedReader(pieces.Lines(raw, piece, size), 1 << 20)
         return
-    with open_raw(path) as raw:
+    with remote.open_raw(path) as raw:
         if path.name.endswith(".gz"):
             with igzip.open(raw, "rb") as stream:  # type: ignore[no-untyped-call]
                 yield stream
@@ -344,20 +344,9 @@ def open_compressed(path: Path) -> Iterator[IO[bytes]]:
             yield raw
 
 
-@contextmanager
-def open_raw(path: Path, *, whole: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file of this machine or an address for reading, as its bytes are."""
-    if (url := remote.address(path)) is not None:
-        with remote.opened(url, whole=whole) as stream:
-            yield stream
-    else:
-        with open(path, "rb") as stream:
-            yield stream
-
-
 def _read_parquet(path: Path) -> Iterator[Batch]:
     piece = pieces.parse(path)
-    with open_raw(piece.path if piece else path, whole=False) as stream:
+    with remote.open_raw(piece.path if piece else path, whole=False) as stream:
         yield from _read_row_groups(stream, path, piece)
 
 

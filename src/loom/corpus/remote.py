@@ -20,6 +20,7 @@ from loom.tokens.remote import filesystem as filesystem
 from loom.tokens.remote import find as find
 from loom.tokens.remote import identity as identity
 from loom.tokens.remote import listed as listed
+from loom.tokens.remote import open_raw as open_raw
 from loom.tokens.remote import opened as opened
 from loom.tokens.remote import send as send
 from loom.tokens.remote import use_endpoint as use_endpoint

@@ -11,7 +11,6 @@ import glob
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -239,7 +238,7 @@ def _read_parquet(file: File) -> Iterator[Rows]:
 
     row = 1
     try:
-        with _opened(file.path, whole=False) as stream:
+        with remote.open_raw(file.path, whole=False) as stream:
             table = pq.ParquetFile(stream)
             names = table.schema_arrow.names
             for name in ("id", "text"):
@@ -277,7 +276,7 @@ def _add(rows: Rows, number: int, identity: Any, text: Any, source: Any, file: F
 def _blocks(path: Path) -> Iterator[bytes]:
     """Whole lines of a file, decompressed by its ending, about `BLOCK` bytes at a time."""
     rest: list[bytes] = []
-    with _opened(path) as stream:
+    with remote.open_raw(path) as stream:
         for chunk in _decompressed(path, stream):
             cut = chunk.rfind(b"\n")
             if cut < 0:
@@ -287,17 +286,6 @@ def _blocks(path: Path) -> Iterator[bytes]:
             rest = [chunk[cut + 1 :]] if cut + 1 < len(chunk) else []
     if rest:
         yield b"".join(rest)
-
-
-@contextmanager
-def _opened(path: Path, whole: bool = True) -> Iterator[IO[bytes]]:
-    """A file of this machine or at an address; `whole` reads ahead, else only what is asked for is fetched."""
-    if (url := remote.address(path)) is not None:
-        with remote.opened(url, whole=whole) as far:
-            yield far
-    else:
-        with open(path, "rb") as stream:
-            yield stream
 
 
 def _decompressed(path: Path, stream: IO[bytes]) -> Iterator[bytes]:

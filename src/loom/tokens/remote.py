@@ -190,6 +190,18 @@ def opened(url: str, *, whole: bool = True) -> Iterator[IO[bytes]]:
             raise
 
 
+@contextmanager
+def open_raw(path: Path, *, whole: bool = True) -> Iterator[IO[bytes]]:
+    """A file of this machine or at an address, as its bytes are; `whole` reads ahead, else only what is asked for
+    is fetched. Raises `LoomError` for an address that cannot be read, `OSError` for a file."""
+    if (url := address(path)) is not None:
+        with opened(url, whole=whole) as far:
+            yield far
+    else:
+        with open(path, "rb") as stream:
+            yield stream
+
+
 def ranges(urls: list[str], starts: list[int], ends: list[int]) -> list[bytes]:
     """Bytes [start, end) of files, all asked for at once. Raises `LoomError` for an answer that is too short."""
     try:

@@ -27,7 +27,6 @@ from loom.corpus.documents import (
     Rejected,
     check_row,
     open_compressed,
-    open_raw,
     read_lines,
     write_lines,
 )
@@ -234,7 +233,7 @@ def mediawiki(path: Path, blocked: frozenset[str]) -> Entries:
 @contextmanager
 def _open_dump(path: Path) -> Iterator[Any]:
     if path.suffix == ".bz2":
-        with open_raw(path) as raw, bz2.open(raw) as stream:
+        with remote.open_raw(path) as raw, bz2.open(raw) as stream:
             yield stream
     else:
         with open_compressed(path) as plain:
@@ -301,7 +300,7 @@ def _stack_file(path: Path) -> Iterator[Any]:
 
     piece = pieces.parse(path)
     try:
-        with open_raw(piece.path if piece else path, whole=False) as stream:
+        with remote.open_raw(piece.path if piece else path, whole=False) as stream:
             file = pq.ParquetFile(stream)
             names = set(file.schema_arrow.names)
             if "content" not in names:

@@ -20,7 +20,8 @@ from typing import IO, Any
 import orjson
 
 from loom.artifact import Artifact
-from loom.corpus.documents import open_raw, write_lines
+from loom.corpus import remote
+from loom.corpus.documents import write_lines
 from loom.corpus.sources import collection
 from loom.engine import Done, Engine, Operation, Task
 from loom.errors import LoomError
@@ -85,7 +86,7 @@ def _task(settings: Any, task: Task, out: Path) -> Done:
     with (
         write_lines(out / task.outputs[0]) as documents,
         write_lines(out / task.outputs[1]) as rejected,
-        open_raw(path) as stream,
+        remote.open_raw(path) as stream,
     ):
         for record in records(_seekable(stream)):
             if isinstance(record, Broken):
