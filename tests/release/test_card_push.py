@@ -28,6 +28,27 @@ def test_card_holds_the_results_it_was_given(make_checkpoint: Make) -> None:
     assert "## Energy\n\nNot measured." in text
 
 
+def test_the_hub_reads_what_the_card_is_joined_to(make_checkpoint: Make, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    made = str(make_checkpoint(TIED))
+    words = ["card", made, "--base-model", "allenai/OLMo-1B-hf", "--dataset", "allenai/dolma"]
+    words += ["--dataset", "c4", "--language", "en", "--out", str(tmp_path / "card.md")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    data = ModelCard.load(tmp_path / "card.md").data
+    assert (data.base_model, data.datasets, data.language) == (
+        ["allenai/OLMo-1B-hf"],
+        ["allenai/dolma", "c4"],
+        ["en"],
+    )
+    for wrong, said in (
+        (["--dataset", "../secret"], "no name on the Hub"),
+        (["--language", "English"], "ISO 639"),
+    ):
+        with pytest.raises(LoomError, match=said):
+            CliRunner().invoke(app, ["card", made, *wrong], catch_exceptions=False)
+
+
 def test_card_without_results_says_so(make_checkpoint: Make) -> None:
     text = make_card(make_checkpoint(TIED))
     assert "## Evaluation\n\nNot measured." in text

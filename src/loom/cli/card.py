@@ -21,6 +21,15 @@ def run(
         list[Path] | None, typer.Option("--eval", help="Folders of `loom eval`: results.json is read.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="The model's licence, as the Hub names it.")] = None,
+    base_model: Annotated[
+        list[str] | None, typer.Option(help="The Hub's name of the model this one began from: owner/name.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="The Hub's name of a data set it read: owner/name.")
+    ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="ISO 639 code of a language, such as en.")
+    ] = None,
     pue: Annotated[float | None, typer.Option(help="The data centre's power usage effectiveness.")] = None,
     carbon: Annotated[
         float | None, typer.Option(help="Carbon intensity of its power, kg CO2eq a kWh.")
@@ -35,10 +44,11 @@ def run(
     """
     from loom.artifact import MANIFEST
     from loom.evals import beside
-    from loom.release.card import CARD, make_card, replace_card
+    from loom.release.card import CARD, Links, make_card, replace_card
 
     results = [beside.read(path)["results"] for path in evaluation or []]
-    text = make_card(model, results, licence, _power(model, kwh, pue, carbon))
+    links = Links(tuple(base_model or ()), tuple(dataset or ()), tuple(language or ()))
+    text = make_card(model, results, licence, _power(model, kwh, pue, carbon), links)
     if out is None:
         console.say(text)
     elif out.name == CARD and (out.parent / "config.json").is_file() and (out.parent / MANIFEST).is_file():

@@ -6,6 +6,7 @@ What the records do not hold is said to be unknown or not measured; no figure is
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from loom.artifact import MANIFEST, Output, atomic_write, commit, describe, load, read_run
 from loom.chat.template import chat_template
+from loom.errors import LoomError
 from loom.model.huggingface import config_to_huggingface
 from loom.release.source import open_source, type_name
 from loom.tokens.tokenizer import Tokenizer
@@ -51,6 +53,27 @@ def ancestors(path: Path) -> Iterator[Ancestor]:
 
 
 @dataclass(frozen=True)
+class Links:
+    """What the Hub's pages are joined by: models and data sets by name, languages as ISO 639 codes.
+
+    The records hold folders and not the Hub's names, so a person gives them.
+    """
+
+    base_models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises `LoomError` for a name that the Hub would refuse."""
+        for name in (*self.base_models, *self.datasets):
+            if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name):
+                raise LoomError(f"{name!r} is no name on the Hub. Write it as its page does, owner/name.")
+        for code in self.languages:
+            if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code):
+                raise LoomError(f"{code!r} is no language code. Give it as ISO 639 does, en or deu.")
+
+
+@dataclass(frozen=True)
 class Records:
     """What a card is written from."""
 
@@ -63,6 +86,7 @@ class Records:
     licence: str | None = None
     power: tuple[Power, ...] | None = ()  # None where it was not looked for
     licences: Mapping[str, int] | None = None  # documents by licence; None where it was not counted
+    links: Links = Links()
 
 
 @dataclass(frozen=True)
@@ -118,6 +142,7 @@ def make_card(
     results: Sequence[Mapping[str, Mapping[str, Any]]] = (),
     licence: str | None = None,
     power: Sequence[Power] = (),
+    links: Links = Links(),
 ) -> str:
     """The card of an export, a run or a checkpoint, with evaluations; licences counted in the documents."""
     source = open_source(model)
@@ -129,9 +154,8 @@ def make_card(
     name = _name(next((a.path for a in behind if a.kind in ("run", "checkpoint")), source.folder.path))
     found = chat_template(source.folder.path)
     template = found.text if found else None
-    return card(
-        Records(name, config, dtype, template, behind, merged, licence, tuple(power), count_licences(behind))
-    )
+    counted = count_licences(behind)
+    return card(Records(name, config, dtype, template, behind, merged, licence, tuple(power), counted, links))
 
 
 def count_licences(behind: Sequence[Ancestor]) -> dict[str, int] | None:
@@ -195,6 +219,14 @@ def _front(records: Records) -> str:
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [loom]"]
     if records.licence:
         lines.append(f"license: {json.dumps(records.licence)}")
+    named = records.links
+    for key, values in (
+        ("base_model", named.base_models),
+        ("datasets", named.datasets),
+        ("language", named.languages),
+    ):
+        if values:
+            lines.append(f"{key}: {json.dumps(values)}")
     return "\n".join([*lines, "---", ""])
 
 
