@@ -27,7 +27,7 @@ class Line(NamedTuple):
     peer: str
     found: str
     goal: str
-    met: bool
+    met: bool | None  # None: a row without a goal
     date: str
 
 
@@ -54,6 +54,7 @@ def corpus(body: Json) -> Iterator[Line]:
             row["times"] >= goal,
             row["date"],
         )
+    yield from _formats(body)
     if (row := body["rows"].get("scale")) is not None:
         small, large = (sum(step["seconds"] for step in _steps(row[size])) for size in ("quarter", "big"))
         times = row["times_the_seconds"]["all"]
@@ -76,6 +77,24 @@ def corpus(body: Json) -> Iterator[Line]:
                 found <= 1.2,
                 row["date"],
             )
+
+
+def _formats(body: Json) -> Iterator[Line]:
+    """zst and Parquet, which dolma does not write, beside dolma's gz of the same run."""
+    row, gz = body["rows"].get("dedupe-formats"), body["rows"].get("dedupe-mix")
+    if row is None or gz is None:
+        return
+    for form in ("zst", "parquet"):
+        seconds = sum(row[f"loom_{step}_{form}"]["seconds"] for step in ("dedupe", "mix"))
+        yield Line(
+            f"`corpus` dedupe-mix to {form}, {row['bytes'] / 1e6:.0f} MB",
+            f"{seconds:.2f} s",
+            f"dolma, gz {gz['peer']['seconds']:.1f} s",
+            f"{gz['peer']['seconds'] / seconds:.1f}×",
+            "none",
+            None,
+            row["date"],
+        )
 
 
 def _steps(made: Json) -> list[Json]:
@@ -318,7 +337,7 @@ def table() -> str:
         if not file.is_file():
             continue
         for line in reader(json.loads(file.read_text())):
-            met = "met" if line.met else "**missed**"
+            met = {True: "met", False: "**missed**", None: ""}[line.met]
             lines.append(f"| {' | '.join((*line[:5], met, line.date[:10]))} |")
     return "\n".join(lines)
 
