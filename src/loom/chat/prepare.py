@@ -19,7 +19,6 @@ import numpy as np
 import orjson
 import xxhash
 
-from loom import artifact
 from loom.artifact import Artifact, Input, atomic_write, canonical_json, digest_json, relative
 from loom.chat.conversations import Conversation, Malformed, Pair, conversation, pair, rows
 from loom.chat.decontaminate import Questions
@@ -32,10 +31,19 @@ from loom.errors import LoomError
 from loom.recipe import to_plain
 from loom.tokens.documents import File, find, settle
 from loom.tokens.parts import HELD_OUT_KEY, PartWriter, order_hash, token_type, write_table
-from loom.tokens.tokenize import HELD_OUT, PARTS, already, begin, finish, load_once, tokenizer_input
+from loom.tokens.tokenize import (
+    HELD_OUT,
+    PARTS,
+    REJECTED,
+    already,
+    begin,
+    finish,
+    gather_lines,
+    load_once,
+    tokenizer_input,
+)
 from loom.tokens.tokenizer import Batch, Tokenizer, tokenizer_file
 
-REJECTED = "rejected.jsonl"
 CONVERSATIONS = "conversations.jsonl"  # what is held out, as text
 CONTAMINATED = "says what an evaluation question says"
 NAMED = 5  # rows set aside that a message names
@@ -141,8 +149,8 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
         weights=True,
         facts={"chat": chat, "against": [item.digest for item in settle(against, out)]},
         more_outputs={
-            False: _gather_lines(parts, ".rejected.jsonl", out, REJECTED),
-            True: _gather_lines(parts, ".held.jsonl", out, f"{HELD_OUT}/{CONVERSATIONS}"),
+            False: gather_lines(parts, f".{REJECTED}", out, REJECTED),
+            True: gather_lines(parts, ".held.jsonl", out, f"{HELD_OUT}/{CONVERSATIONS}"),
         },
     )
 
@@ -351,17 +359,3 @@ def _text_bytes(item: Conversation | Pair, position: int) -> int:
 def _reject(aside: Any, counters: dict[str, Any], file: File, number: int, reason: str, detail: str) -> None:
     counters["rejected"][reason] = counters["rejected"].get(reason, 0) + 1
     aside.write(canonical_json({"file": file.name, "line": number, "reason": detail}) + b"\n")
-
-
-def _gather_lines(parts: Sequence[Finished], suffix: str, out: Path, name: str) -> list[artifact.Output]:
-    """The parts' files of one kind as one file of the output; none if they hold nothing."""
-    count = 0
-    with atomic_write(out / name) as stream:
-        for path in (item.path for part in parts for item in part.outputs if item.path.endswith(suffix)):
-            data = (out / path).read_bytes()
-            count += data.count(b"\n")
-            stream.write(data)
-    if count:
-        return list(artifact.describe(out, [name], {name: count}))
-    (out / name).unlink()
-    return []

@@ -25,6 +25,7 @@ from loom.corpus.words import count_words
 from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
+from loom.tokens.documents import Rejected
 
 FEWEST_WORDS = 13  # a paragraph of fewer is common property
 
@@ -179,7 +180,7 @@ def _task(find: Any, task: Task, out: Path) -> Done:
     name = out.name
     found = []
     counters = {"documents": 0, "rejected": 0, "contaminated": 0, "spans": 0}
-    rejected: list[documents.Rejected] = []
+    rejected: list[Rejected] = []
     for batch in documents.read(Path(task.parameters["path"])):
         spans = find(*batch.utf8())
         found.append((batch.ids, batch.table.column("source").to_pylist(), {name: spans}))

@@ -32,6 +32,7 @@ from loom.artifact import MANIFEST, RUN, atomic_write
 from loom.corpus import pieces, remote
 from loom.errors import LoomError
 from loom.recipe import nearest
+from loom.tokens.documents import Rejected
 
 SCHEMA = pa.schema(
     [
@@ -62,18 +63,6 @@ ZSTD_LEVEL = 3
 GZIP_LEVEL = 2  # igzip's, of 0 to 3: ten times zlib's speed at its level 6, files a sixth larger
 SMALL = 1 << 18  # bytes of a file on disk below which compiled reading does not pay its start
 BLOCK = 1 << 22  # decompressed bytes asked for at a time
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A row that was set aside. `line` counts rows of the file from 1."""
-
-    file: str
-    line: int
-    reason: str
-
-    def json(self) -> bytes:
-        return orjson.dumps({"file": self.file, "line": self.line, "reason": self.reason})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from loom.corpus.documents import SCHEMA, Batch, Rejected, check_row, make_batch
+from loom.corpus.documents import SCHEMA, Batch, check_row, make_batch
+from loom.tokens.documents import Rejected
 
 
 def parse(block: bytes, first: int, name: str) -> Batch:

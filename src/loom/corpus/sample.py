@@ -28,6 +28,7 @@ from loom.corpus.tag import File
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
+from loom.tokens.documents import Rejected
 
 WORK = "work"
 EVERY = 1 << 64  # above every hash
@@ -201,7 +202,7 @@ class _Counter:
         names: list[str] = []
         lengths = [np.zeros(0, np.int64)]
         size = 0
-        rejected: list[documents.Rejected] = []
+        rejected: list[Rejected] = []
         for batch in documents.read(Path(task.parameters["path"])):
             texts = [text.strip() for text in batch.texts()]
             counts = np.diff(tokenizer.encode_batch(texts).offsets)

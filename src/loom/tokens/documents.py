@@ -1,8 +1,8 @@
 """Documents as tokenization reads them: text, id, source, and the place they came from.
 
 JSON lines (plain, gz, zst) and Parquet, in Dolma's schema: `id` and `text`, `source` if there is one.
-Curation, above, has readers of its own that keep metadata and set broken rows aside; here a document
-that cannot be read stops the work, with its file and line.
+Curation, above, has readers of its own that keep metadata. A row that is not a document is set aside with
+its file and line where the caller keeps such rows, and stops the work where not.
 """
 
 from __future__ import annotations
@@ -42,6 +42,18 @@ class File:
         """The source of documents that do not name theirs: the file's folder, else its stem."""
         folder = self.name.rpartition("/")[0]
         return folder.split("/")[0] if folder else self.path.name.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that was set aside. `line` counts rows of the file from 1."""
+
+    file: str
+    line: int
+    reason: str
+
+    def json(self) -> bytes:
+        return orjson.dumps({"file": self.file, "line": self.line, "reason": self.reason})
 
 
 @dataclass(frozen=True)
@@ -183,17 +195,17 @@ def _is_loom(manifest: Path) -> bool:
     return isinstance(body, dict) and "kind" in body and "outputs" in body
 
 
-def read(file: File) -> Iterator[Rows]:
+def read(file: File, aside: list[Rejected] | None = None) -> Iterator[Rows]:
     """The documents of a file, some megabytes at a time.
 
-    Raises `LoomError` with file and line for what is not a document: broken JSON, a missing or empty
-    `id`, a `text` that is not a string, a file cut short.
+    What is not a document (broken JSON, a missing or empty `id`, a `text` that is not a string) is added to
+    `aside`; without `aside` it raises `LoomError` with file and line. A file cut short raises it always.
     """
     try:
         if file.path.name.endswith(".parquet"):
-            yield from _read_parquet(file)
+            yield from _read_parquet(file, aside)
         else:
-            yield from _read_lines(file)
+            yield from _read_lines(file, aside)
     except FileNotFoundError:
         raise LoomError(f"{file.path} is gone since the files were listed.") from None
 
@@ -211,19 +223,17 @@ def lines(file: File) -> Iterator[tuple[int, bytes]]:
             row += 1
 
 
-def _read_lines(file: File) -> Iterator[Rows]:
+def _read_lines(file: File, aside: list[Rejected] | None) -> Iterator[Rows]:
     rows = Rows([], [], [], [])
     size = 0
     for row, line in lines(file):
         try:
             value = orjson.loads(line)
             _add(rows, row, value.get("id"), value.get("text"), value.get("source"), file)
-        except (ValueError, AttributeError, LoomError) as error:
-            reason = error if isinstance(error, LoomError) else f"it is not a JSON object ({error})"
-            raise LoomError(
-                f"{file.path}:{row} is not a document: {reason}. Mend the line, or curate the file "
-                f"first (loom curate sets broken rows aside)."
-            ) from None
+        except (ValueError, AttributeError) as error:
+            _set_aside(file, row, f"it is not a JSON object ({error})", aside)
+        except _NoDocument as error:
+            _set_aside(file, row, str(error), aside)
         size += len(line)
         if size >= BLOCK:
             yield rows
@@ -232,7 +242,7 @@ def _read_lines(file: File) -> Iterator[Rows]:
         yield rows
 
 
-def _read_parquet(file: File) -> Iterator[Rows]:
+def _read_parquet(file: File, aside: list[Rejected] | None) -> Iterator[Rows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -252,21 +262,34 @@ def _read_parquet(file: File) -> Iterator[Rows]:
                 for number, values in enumerate(zip(ids, texts, sources, strict=True), start=row):
                     try:
                         _add(rows, number, *values, file)
-                    except LoomError as error:
-                        raise LoomError(f"{file.path}, row {number}, is not a document: {error}.") from None
+                    except _NoDocument as error:
+                        _set_aside(file, number, str(error), aside)
                 row += len(ids)
                 yield rows
     except pa.ArrowException as error:
         raise LoomError(f"{file.path} is not a whole Parquet file: {error}.") from None
 
 
+class _NoDocument(Exception):
+    """Why a row is not one."""
+
+
+def _set_aside(file: File, row: int, reason: str, aside: list[Rejected] | None) -> None:
+    if aside is None:
+        raise LoomError(
+            f"{file.path}:{row} is not a document: {reason}. Mend the line, or curate the file "
+            f"first (loom curate sets broken rows aside)."
+        ) from None
+    aside.append(Rejected(file.name, row, reason))
+
+
 def _add(rows: Rows, number: int, identity: Any, text: Any, source: Any, file: File) -> None:
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     if not isinstance(identity, str) or not identity:
-        raise LoomError(f"its id is {identity!r}, where text is expected")
+        raise _NoDocument(f"its id is {identity!r}, where text is expected")
     if not isinstance(text, str):
-        raise LoomError(f"its text is {type(text).__name__}, where a string is expected")
+        raise _NoDocument(f"its text is {type(text).__name__}, where a string is expected")
     rows.numbers.append(number)
     rows.ids.append(identity)
     rows.texts.append(text)

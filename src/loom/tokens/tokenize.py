@@ -2,8 +2,9 @@
 
 Two passes over content-addressed tasks: each file of documents is encoded into a part, then each shard
 is gathered from the parts in the order of the keyed hash (`parts.py`). Text is stripped; what is empty
-then is skipped and counted; every document ends with the end-of-text id. Documents held out go to
-`heldout/`, an artifact of its own with the same layout.
+then is skipped and counted; a row that is no document is set aside in `rejected.jsonl` with its file and
+line; every document ends with the end-of-text id. Documents held out go to `heldout/`, an artifact of its
+own with the same layout.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from loom import artifact
 from loom.artifact import (
@@ -32,6 +35,7 @@ from loom.artifact import (
     relative,
     since_start,
 )
+from loom.console import console
 from loom.engine import (
     Done,
     Engine,
@@ -45,7 +49,7 @@ from loom.engine import (
 )
 from loom.errors import LoomError
 from loom.recipe import to_plain
-from loom.tokens.documents import File, Rows, find, place, placed, read, settle
+from loom.tokens.documents import File, Rejected, Rows, find, place, placed, read, settle
 from loom.tokens.parts import (
     PartWriter,
     is_held_out,
@@ -58,8 +62,10 @@ from loom.tokens.parts import (
 from loom.tokens.tokenizer import TOKENIZER_FILE, Batch, Tokenizer, tokenizer_file
 
 HELD_OUT = "heldout"
+REJECTED = "rejected.jsonl"
 PARTS = "parts"  # encoded files, kept until the manifest is written
 PLAN = "plan.json"
+NAMED = 5  # rows set aside that are named on the screen
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,9 @@ def tokenize(recipe: Tokenize, out: Path, engine: Engine | None = None) -> Artif
     since = since_start() if isinstance(engine, LocalEngine) else ""  # vouches for parts not flushed to disk
     encode = Operation("encode documents", 1, worker, {**encoding, "since": since}, threads=True)
     parts = engine.run(encode, tasks, out, "encoding")
+    aside = gather_lines(parts, f".{REJECTED}", out, REJECTED)
+    if aside:
+        _tell_of(out / REJECTED, aside[0].rows)
     return finish(
         out,
         engine,
@@ -113,13 +122,15 @@ def tokenize(recipe: Tokenize, out: Path, engine: Engine | None = None) -> Artif
         settings=settings,
         inputs=settle(inputs, out),
         started=started,
+        more_outputs={False: aside},
     )
 
 
 def _encode_task(file: File, encoding: Mapping[str, Any], out: Path) -> Task:
     stem = f"{PARTS}/{digest_json([encoding, file.name, file.digest])}"
     source = Input(place(file.path, out), file.digest)
-    return Task((source,), (f"{stem}.ids", f"{stem}.parquet"), {"name": file.name})
+    outputs = (f"{stem}.ids", f"{stem}.parquet", f"{stem}.{REJECTED}")
+    return Task((source,), outputs, {"name": file.name})
 
 
 _own = threading.local()  # the thread's tokenizer, under `at`: (path, digest) and it
@@ -164,10 +175,11 @@ class Encoder:
             placed(task.inputs[0].path, Path(self.out)), task.parameters["name"], task.inputs[0].digest
         )
         counters = {"documents_in": 0, "empty": 0, "bytes": 0, "tokens": 0, "held_out_tokens": 0}
+        aside: list[Rejected] = []
         with ExitStack() as stack:
             ids = stack.enter_context(atomic_write(out / task.outputs[0], not settings["since"]))
             writer = PartWriter(ids, np.dtype(settings["dtype"]))
-            for rows in read(file):
+            for rows in read(file, aside):
                 batch, columns = self._encode(tokenizer, rows, file, settings["held_out"])
                 writer.add(batch, columns)
                 lengths = np.diff(batch.offsets)
@@ -179,7 +191,11 @@ class Encoder:
                 counters["held_out_tokens"] += int(lengths[held].sum())
             index = writer.index()
         write_table(out / task.outputs[1], index, not settings["since"])
-        return Done({task.outputs[0]: counters["tokens"], task.outputs[1]: len(index)}, counters)
+        with atomic_write(out / task.outputs[2], not settings["since"]) as stream:
+            stream.writelines(item.json() + b"\n" for item in aside)
+        counters["rejected"] = len(aside)
+        rows_written = (counters["tokens"], len(index), len(aside))
+        return Done(dict(zip(task.outputs, rows_written, strict=True)), counters)
 
     def _encode(
         self, tokenizer: Tokenizer, rows: Rows, file: File, held_out: float
@@ -280,7 +296,8 @@ def finish(
     """Gather parts into shards and write the manifests, the held-out folder's first."""
     counters = sum_counters([part.counters for part in parts])
     if not counters.get("tokens"):
-        why = "every row was set aside" if weights else "every document is empty once it is stripped"
+        aside = weights or counters.get("rejected")
+        why = "every row was set aside" if aside else "every document is empty once it is stripped"
         raise LoomError(f"There is nothing to tokenize: {why}.")
     held_tokens = counters.pop("held_out_tokens")
     operation = shard_operation(
@@ -335,6 +352,29 @@ def finish(
 
 def _within(item: Output, folder: Path, out: Path) -> Output:
     return replace(item, path=(out / item.path).relative_to(folder).as_posix())
+
+
+def gather_lines(parts: Sequence[Finished], suffix: str, out: Path, name: str) -> list[Output]:
+    """The parts' files of one kind as one file of the output; none if they hold nothing."""
+    count = 0
+    with atomic_write(out / name) as stream:
+        for path in (item.path for part in parts for item in part.outputs if item.path.endswith(suffix)):
+            data = (out / path).read_bytes()
+            count += data.count(b"\n")
+            stream.write(data)
+    if count:
+        return list(artifact.describe(out, [name], {name: count}))
+    (out / name).unlink()
+    return []
+
+
+def _tell_of(path: Path, count: int) -> None:
+    """Say which rows were set aside, the first of them by name."""
+    with path.open("rb") as stream:
+        first = [orjson.loads(line) for line in islice(stream, NAMED)]
+    named = "; ".join(f"{row['file']}:{row['line']}: {row['reason']}" for row in first)
+    more = f"; and {count - len(first):,} more" if count > len(first) else ""
+    console.warn(f"{count:,} rows are no documents and are set aside in {path}: {named}{more}")
 
 
 def token_facts(

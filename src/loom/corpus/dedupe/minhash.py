@@ -24,6 +24,7 @@ from loom.corpus.dedupe import exact
 from loom.corpus.documents import write_lines
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.recipe import to_plain
+from loom.tokens.documents import Rejected
 
 WORK = "work"
 
@@ -130,7 +131,7 @@ def _sign(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
 
     functions = hash_functions(settings["seed"], settings["bands"] * settings["rows"])
     keys, sizes, names = [np.zeros((0, settings["bands"], 2), np.uint64)], [np.zeros(0, np.int64)], []
-    rejected: list[documents.Rejected] = []
+    rejected: list[Rejected] = []
     for batch in documents.read(Path(task.parameters["path"])):
         rejected += batch.rejected
         signature, counts = kernels.signatures(*batch.utf8(), settings["words"], *functions)

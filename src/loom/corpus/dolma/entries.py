@@ -17,6 +17,7 @@ from loom.corpus.dolma.jsonpath import compile_path
 from loom.corpus.dolma.ngrams import paragraph_ngrams
 from loom.corpus.words import count_words
 from loom.engine import Done, Task
+from loom.tokens.documents import Rejected
 
 BATCH = 1 << 23  # text taken up at a time: what stays in the processor's cache
 FIRST, AGAIN, SKIPPED = 0, 1, 2
@@ -38,7 +39,7 @@ def print_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         "id_sizes": [np.zeros(0, np.int64)],
     }
     keyed = looked = rows = paragraphs = 0
-    rejected: list[documents.Rejected] = []
+    rejected: list[Rejected] = []
     for batch in documents.read(Path(task.parameters["path"]), BATCH):
         rejected += batch.rejected
         every = np.arange(len(batch))

@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
-from loom.corpus.documents import Rejected, as_rows, read, read_lines
+from loom.corpus.documents import as_rows, read, read_lines
 from loom.errors import LoomError
+from loom.tokens.documents import Rejected
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[int, Row]]  # with their numbers in the file, from 1

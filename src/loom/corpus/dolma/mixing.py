@@ -17,7 +17,7 @@ import orjson
 
 from loom.artifact import Artifact, Input, commit, discard, finished
 from loom.corpus import remote, tag
-from loom.corpus.documents import Rejected, find_files, read_blocks, write_lines
+from loom.corpus.documents import find_files, read_blocks, write_lines
 from loom.corpus.dolma import columns, config, joining, names, places
 from loom.corpus.dolma.jq import JqError, compile_jq, truthy
 from loom.corpus.dolma.jsonpath import compile_path
@@ -26,6 +26,7 @@ from loom.corpus.mix import Edit, apply, merge
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
+from loom.tokens.documents import Rejected
 
 NOT_INCLUDED = columns.NOT_INCLUDED
 Counters = dict[str, Any]

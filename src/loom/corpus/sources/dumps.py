@@ -24,7 +24,6 @@ from loom.artifact import Artifact, Input
 from loom.corpus import pieces, remote
 from loom.corpus.documents import (
     DAMAGED,
-    Rejected,
     check_row,
     open_compressed,
     read_lines,
@@ -34,6 +33,7 @@ from loom.corpus.sources import collection
 from loom.corpus.sources.wikitext import wikitext_to_text
 from loom.engine import Done, Engine, Operation, Task
 from loom.errors import LoomError
+from loom.tokens.documents import Rejected
 
 COMMENT_LENGTH, SUBMISSION_LENGTH = (500, 40_000), (400, 40_000)  # code points
 LOWEST_SCORE = 2
