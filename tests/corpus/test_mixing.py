@@ -14,6 +14,7 @@ from loom.corpus import documents
 from loom.corpus.dolma import config, names
 from loom.corpus.dolma.mixing import mix
 from loom.corpus.tag import Tag, tag
+from loom.corpus.why import why
 from loom.engine import LocalEngine
 from loom.errors import LoomError
 from loom.recipe import build
@@ -220,3 +221,36 @@ def test_the_first_rule_that_speaks_gets_the_count(tmp_path: Path, by_rows: bool
     artifact, rows = mixed(tmp_path, replace(made, streams=(stream,)))
     assert artifact.counters["filtered_by"] == {"no include matches": 1, low: 2, odd: 4}
     assert [row["id"] for row in rows] == ["4", "6", "8"]
+
+
+@pytest.mark.parametrize("compat", ["", "dolma-1.2"])
+def test_why_of_every_document_is_what_the_mixer_did(tmp_path: Path, compat: str) -> None:
+    write(tmp_path)
+    pii = "pii_regex_with_counts_fast_v2"
+    tag(Tag((str(tmp_path / "documents"),), ("gopher_v2", pii)), None, LocalEngine(1))
+    rule = f"$.attributes[?(@.{WORDS}[0][2] < 8)]"
+    made = mixer(tmp_path, ["gopher_v2", pii], filter=rule)
+    stream = made.streams[0]
+    made = replace(made, streams=(replace(stream, output=replace(stream.output, min_text_length=60)),))
+    artifact, rows = mixed(tmp_path, made, compat)
+    kept = {row["id"]: row["text"] for row in rows}
+    fates = {f"d{n}": why(f"d{n}", artifact.path) for n in range(30)}
+    assert {name for name, fate in fates.items() if fate["kept"]} == set(kept)
+    assert {fate["removed_by"] for fate in fates.values()} == {None, rule, "min_text_length"}
+    for name, text in kept.items():
+        fate = fates[name]
+        (span,) = fate["spans"]
+        assert (span["kind"], span["text"]) == ("replaced by ' M '", " me@x.org ")
+        words = int(name[1:]) + 3
+        assert text.count("word ") == words - 2
+        assert fate["rules"] == [
+            {"rule": "exclude", "expression": rule, "matched": False, "values": f"{WORDS} = {words}"}
+        ]
+    assert fates["d1"]["rules"][0]["matched"]
+    assert fates["d0"]["row"] == 1
+    with pytest.raises(LoomError, match="No document 'd30' went into"):
+        why("d30", artifact.path)
+    with (tmp_path / "documents" / "s" / "a.jsonl.gz").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(LoomError, match="changed since"):
+        why("d1", artifact.path)

@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 def run(
     document: Annotated[str, typer.Argument(help="A document's id.")],
     curated: Annotated[
-        Path, typer.Option(help="What `loom curate`, `loom mix RECIPE` or `loom tokenize` wrote.")
+        Path, typer.Option(help="What `loom curate`, `loom mix` or `loom tokenize` wrote.")
     ] = Path("runs/curated"),
     run: Annotated[Path | None, typer.Option(help="A run: the steps that read the document.")] = None,
 ) -> dict[str, Any]:

@@ -30,8 +30,8 @@ SHOWN = 160  # characters of a changed span
 def why(identity: str, folder: Path) -> dict[str, Any]:
     """The fate of a document: its verdict in a sentence, each rule with its values, the spans changed.
 
-    `folder` is what `loom curate`, `loom mix RECIPE` or `loom tokenize` wrote. From a mixture or tokens it
-    goes back to the curation they were made from: `later` says what they did with the document.
+    `folder` is what `loom curate`, `loom mix` or `loom tokenize` wrote. From a mixture or tokens it goes back
+    to the curation, or the run of Dolma's mixer, they were made from: `later` says what they did with it.
     Raises `LoomError` for another folder and for an id that was never in it.
     """
     later: list[str] = []
@@ -41,13 +41,18 @@ def why(identity: str, folder: Path) -> dict[str, Any]:
         recipe = artifact.recipe if isinstance(artifact.recipe, Mapping) else {}
         if artifact.kind == "documents" and "rules" in recipe:
             return {**_curation(identity, artifact), "later": later[::-1]}
+        if artifact.kind == "documents" and "streams" in recipe:
+            from loom.corpus.dolma.fate import fate
+
+            found = fate(identity, artifact)
+            return {**found, "later": [*found["later"], *later[::-1]]}
         if artifact.kind == "tokens":
             later.append(_among_tokens(identity, artifact))
         elif artifact.kind == "documents" and "most_copies" in recipe:
             later.append(_in_mixture(identity, artifact))
         elif not later:
             raise LoomError(
-                f"{curated} was not written by `loom curate`, `loom mix RECIPE` or `loom tokenize`, so it knows "
+                f"{curated} was not written by `loom curate`, `loom mix` or `loom tokenize`, so it knows "
                 f"nothing of one document's fate. Name one of their folders."
             )
         curated = _made_from(artifact)

@@ -226,7 +226,7 @@ class Mixing:
 
     def edited(self, row: dict[str, Any]) -> tuple[str, bool]:
         """The row's text after replacement, and whether Dolma's own rules would have left another."""
-        return self.replaced(row["text"], list(self._spans_of(row)))
+        return self.replaced(row["text"], list(self.spans_of(row)))
 
     def replaced(self, text: str, spans: list[Span]) -> tuple[str, bool]:
         """`text` with spans replaced, and whether Dolma's own rules would have left another."""
@@ -245,7 +245,8 @@ class Mixing:
         mended = apply(text, merge(edits))
         return mended, mended != as_dolma
 
-    def _spans_of(self, row: dict[str, Any]) -> Iterator[Span]:
+    def spans_of(self, row: dict[str, Any]) -> Iterator[Span]:
+        """The spans to replace, in the order of the configuration: start, end, what takes their place."""
         for item, select in self.spans:
             low = float("-inf") if item.min_score is None else item.min_score
             high = float("inf") if item.max_score is None else item.max_score
