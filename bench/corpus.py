@@ -43,6 +43,7 @@ from bench.peers.measure import (  # noqa: E402
 from tests.oracles.build import PEERS, interpreter, is_built  # noqa: E402
 
 from loom.corpus import documents  # noqa: E402
+from loom.corpus.batch import as_rows  # noqa: E402
 from loom.corpus.sources.machine import SYSTEM_DOCS  # noqa: E402
 from loom.corpus.sources.python import Collect, collect  # noqa: E402
 from loom.corpus.taggers.language import model_path  # noqa: E402
@@ -94,9 +95,7 @@ class Bench:
         lines = []
         for path in documents.find_files(patterns):
             for batch in documents.read(path):
-                lines += [
-                    orjson.dumps(row) for row in documents.as_rows(batch) if len(row["text"]) < 4_000_000
-                ]
+                lines += [orjson.dumps(row) for row in as_rows(batch) if len(row["text"]) < 4_000_000]
         return sorted(lines, key=zlib.crc32)
 
     def run(self, command: Sequence[str], rounds: int, clear: Callable[[], None]) -> dict[str, float]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from loom.artifact import digest_bytes
 from loom.corpus import documents
+from loom.corpus.batch import as_rows
 from loom.tokens.tokenizer import Tokenizer
 
 Row = dict[str, Any]
@@ -207,7 +208,7 @@ def convert(source: Path, out: Path, kind: str) -> None:
     for path in sorted(source.glob("*.gz")):
         stem = path.name.removesuffix(".jsonl.gz")
         name = f"{stem}.parquet" if kind == "parquet" else f"{stem}.jsonl.zst"
-        made = (row for batch in documents.read(path) for row in documents.as_rows(batch))
+        made = (row for batch in documents.read(path) for row in as_rows(batch))
         documents.write(out / name, made)
 
 

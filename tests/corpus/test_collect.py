@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.corpus import documents
+from loom.corpus.batch import as_rows
 from loom.corpus.sources.docstrings import document, first_sentence
 from loom.corpus.sources.html import html_to_text
 from loom.corpus.sources.machine import standard_library
@@ -103,7 +104,7 @@ def test_the_same_bytes_from_any_number_of_workers(tmp_path: Path) -> None:
         row
         for path in documents.find_files([tmp_path / "one" / "documents"])
         for batch in documents.read(path)
-        for row in documents.as_rows(batch)
+        for row in as_rows(batch)
     ]
     ids = [row["id"] for row in rows]
     assert len(set(ids)) == len(ids) == first.counters["documents"]

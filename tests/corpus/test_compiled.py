@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from loom.corpus import attributes, documents, fasttext
 from loom.corpus.attributes import Spans, from_lists
+from loom.corpus.batch import as_rows
 from loom.corpus.dolma import columns, config, mixing
 from loom.corpus.json_lines import parse, parse_compiled
 from loom.corpus.taggers import language
@@ -52,7 +53,7 @@ def test_reading_is_that_of_the_plain_reader(lines: list[bytes]) -> None:
     ours, plain = parse_compiled(block, 5, "f"), parse(block, 5, "f")
     assert ours.rejected == plain.rejected
     assert ours.lines.tolist() == plain.lines.tolist()
-    assert list(documents.as_rows(ours)) == list(documents.as_rows(plain))
+    assert list(as_rows(ours)) == list(as_rows(plain))
     ours.table.validate(full=True)
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.corpus import decontaminate, documents
+from loom.corpus.batch import utf8
 from loom.corpus.contamination import Decontaminate, fill, paragraph_prints, run
-from loom.corpus.documents import utf8
 from loom.engine import LocalEngine
 from loom.errors import LoomError
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.corpus import attributes, documents
+from loom.corpus.batch import as_rows, make_batch
 from loom.corpus.kernels.characters import lengths
 from loom.errors import LoomError
 
@@ -29,7 +30,7 @@ ROWS = st.lists(
 
 
 def read_all(path: Path) -> list[dict[str, Any]]:
-    return [row for batch in documents.read(path) for row in documents.as_rows(batch)]
+    return [row for batch in documents.read(path) for row in as_rows(batch)]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
@@ -48,7 +49,7 @@ def test_round_trip(suffix: str, rows: list[dict[str, Any]]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(TEXT, min_size=1, max_size=5))
 def test_buffers_are_the_texts(texts: list[str]) -> None:
-    batch = documents.make_batch([{"id": "x", "text": text} for text in texts], range(1, len(texts) + 1))
+    batch = make_batch([{"id": "x", "text": text} for text in texts], range(1, len(texts) + 1))
     data, offsets = batch.utf8()
     assert [bytes(data[offsets[i] : offsets[i + 1]]).decode() for i in range(len(texts))] == texts
     assert lengths(data, offsets).tolist() == [len(text) for text in texts]

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from loom.corpus import attributes, classifier, taggers
-from loom.corpus.documents import make_batch
+from loom.corpus.batch import make_batch
 from loom.corpus.taggers import Texts
 from loom.errors import LoomError
 from tests.corpus.test_dolma_taggers import nonsense

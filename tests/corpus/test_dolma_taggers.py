@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from loom.corpus import attributes, documents, taggers
-from loom.corpus.documents import make_batch
+from loom.corpus.batch import as_rows, make_batch
 from loom.corpus.taggers import Texts, language
 
 ORACLE = Path(__file__).resolve().parents[1] / "oracles" / "dolma_tag.py"
@@ -157,7 +157,7 @@ def test_equal_on_this_machine(dolma: Path, tmp_path: Path) -> None:
         row
         for path in documents.find_files([tmp_path / "raw" / "documents"])
         for batch in documents.read(path)
-        for row in documents.as_rows(batch)
+        for row in as_rows(batch)
     ]
     assert len(rows) > 300
     check_equal(dolma, rows)

@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 from loom.artifact import load
-from loom.corpus.documents import as_rows, find_files, read
+from loom.corpus.batch import as_rows
+from loom.corpus.documents import find_files, read
 from loom.corpus.sources.dumps import Dump, collect
 from loom.corpus.sources.wikitext import wikitext_to_text
 from loom.engine import LocalEngine

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from loom.corpus import taggers
-from loom.corpus.documents import make_batch
+from loom.corpus.batch import make_batch
 from loom.corpus.taggers import Texts, fineweb
 from tests.corpus.test_dolma_taggers import nonsense
 

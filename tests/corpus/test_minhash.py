@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from loom.corpus import documents
+from loom.corpus.batch import make_batch
 from loom.corpus.dedupe.minhash import MinHash, hash_functions, minhash, probability
-from loom.corpus.documents import make_batch
 from loom.corpus.kernels.minhash import shingle_hashes, signatures
 from loom.engine import LocalEngine
 

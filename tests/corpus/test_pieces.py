@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.corpus import documents, pieces
+from loom.corpus.batch import make_batch
 from loom.corpus.curate import curate
 from loom.corpus.tag import Tag, tag
 from loom.engine import LocalEngine
@@ -65,7 +66,7 @@ def big(folder: Path, suffix: str, found: list[dict[str, Any]]) -> Path:
     path = folder / f"big{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".parquet":
-        batch = documents.make_batch(found, range(1, len(found) + 1))
+        batch = make_batch(found, range(1, len(found) + 1))
         pq.write_table(batch.table, path, row_group_size=37)
         return path
     data = b"".join(orjson.dumps(row) + b"\n" for row in found)

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loom.corpus import documents, taggers
+from loom.corpus.batch import as_rows, make_batch
 from loom.corpus.curate import curate
-from loom.corpus.documents import as_rows, make_batch
 from loom.corpus.mix import Edit, apply, merge
 from loom.engine import LocalEngine
 from loom.errors import LoomError

@@ -16,6 +16,7 @@ import pytest
 from loom.artifact import lineage, load
 from loom.cli import main
 from loom.corpus import documents, remote
+from loom.corpus.batch import as_rows
 from loom.corpus.curate import curate
 from loom.corpus.tag import Tag, tag
 from loom.engine import LocalEngine
@@ -57,9 +58,7 @@ def test_every_format_reads_from_s3(s3: Any, tmp_path: Path, suffix: str) -> Non
     found = documents.find_files([f"s3://{BUCKET}/raw/documents/*/*{suffix}"])
     assert [path.name for path in found] == [f"a{suffix}", f"b{suffix}"]
     assert found == documents.find_files([f"s3://{BUCKET}/raw/documents"])
-    assert [
-        row for path in found for batch in documents.read(path) for row in documents.as_rows(batch)
-    ] == rows
+    assert [row for path in found for batch in documents.read(path) for row in as_rows(batch)] == rows
 
 
 def test_tag_reads_from_s3_and_writes_to_it(

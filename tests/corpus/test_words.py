@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.corpus import words
-from loom.corpus.documents import utf8
+from loom.corpus.batch import utf8
 from loom.corpus.kernels import word_breaks
 from loom.corpus.kernels import words as kernels
 from loom.corpus.kernels.characters import LETTERS_END, character_table, lengths

@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from loom.artifact import atomic_write
 from loom.corpus import remote
-from loom.corpus.documents import read_lines, utf8, write_lines
+from loom.corpus.batch import utf8
+from loom.corpus.documents import read_lines, write_lines
 from loom.errors import LoomError
 
 PRECISION = 5  # decimals of a score, as Dolma writes them

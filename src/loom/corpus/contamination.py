@@ -20,7 +20,8 @@ import pyarrow as pa
 from loom.artifact import Artifact, Input, commit, digest_file, discard, finished
 from loom.corpus import attributes, decontaminate, documents, remote, tag
 from loom.corpus.attributes import Spans, gathered
-from loom.corpus.documents import find_files, utf8
+from loom.corpus.batch import utf8
+from loom.corpus.documents import find_files
 from loom.corpus.words import count_words
 from loom.engine import Done, Engine, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError

@@ -13,7 +13,8 @@ import orjson
 import pyarrow as pa
 
 from loom.corpus.attributes import Spans, gathered
-from loom.corpus.documents import read_lines, utf8
+from loom.corpus.batch import utf8
+from loom.corpus.documents import read_lines
 from loom.errors import LoomError
 from loom.recipe import nearest
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from loom.corpus import documents
+from loom.corpus import batch
 from loom.errors import LoomError
 
 MAGIC, VERSION = 793712314, 12
@@ -114,7 +114,7 @@ _of_thread = threading.local()
 
 def utf8(texts: Sequence[str]) -> tuple[Any, Any]:
     """Texts as (bytes, offsets)."""
-    return documents.utf8(pa.chunked_array([pa.array(texts, pa.large_string())]))
+    return batch.utf8(pa.chunked_array([pa.array(texts, pa.large_string())]))
 
 
 class _Reader:

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from loom.corpus.documents import SCHEMA, Batch, check_row, make_batch
+from loom.corpus.batch import SCHEMA, Batch, check_row, make_batch
 from loom.tokens.documents import Rejected
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from loom.artifact import canonical_json, digest_bytes
-from loom.corpus.documents import Batch, as_rows, utf8
+from loom.corpus.batch import Batch, as_rows, utf8
 
 Prints = npt.NDArray[np.uint64]
 

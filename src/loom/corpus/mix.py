@@ -17,9 +17,10 @@ import orjson
 from loom.corpus import attributes, documents
 from loom.corpus import ids as ids_index
 from loom.corpus.attributes import Spans, key_name
+from loom.corpus.batch import Batch, as_rows
 from loom.corpus.decontaminate import Questions
 from loom.corpus.dedupe import exact
-from loom.corpus.documents import Batch, as_rows, write_lines
+from loom.corpus.documents import write_lines
 from loom.corpus.rules import replaced
 from loom.corpus.sampling import fraction
 from loom.engine import Done, Task

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from loom.artifact import Input
 from loom.corpus import documents
+from loom.corpus.batch import utf8
 from loom.corpus.dedupe import exact, minhash
 from loom.corpus.dedupe.minhash import Near
-from loom.corpus.documents import utf8
 from loom.corpus.mix import NEAR_DUPLICATE, dead_rows
 from loom.corpus.tag import File
 from loom.engine import Done, Engine, Finished, Operation, Task

@@ -10,7 +10,7 @@ import numpy as np
 
 from loom.console import console
 from loom.corpus import documents, expression, keys, pieces, taggers
-from loom.corpus.documents import Batch
+from loom.corpus.batch import Batch
 from loom.corpus.dolma.names import sample, tagger_keys
 from loom.corpus.rules import Curate, Rules, replaced, resolved, source_files
 from loom.corpus.tag import File

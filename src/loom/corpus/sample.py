@@ -21,8 +21,9 @@ import orjson
 
 from loom.artifact import MANIFEST, Artifact, Input, commit, digest_file, discard, finished, load
 from loom.corpus import documents, ids, shuffle, tag
+from loom.corpus.batch import as_rows
 from loom.corpus.dedupe import exact
-from loom.corpus.documents import as_rows, write_lines
+from loom.corpus.documents import write_lines
 from loom.corpus.sampling import keyed_hash
 from loom.corpus.tag import File
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters

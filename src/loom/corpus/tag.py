@@ -26,7 +26,8 @@ from loom.artifact import (
 from loom.console import console
 from loom.corpus import attributes, documents, pieces, remote, taggers
 from loom.corpus.attributes import Spans, key_name
-from loom.corpus.documents import Batch, find_files, relative_name, write_lines
+from loom.corpus.batch import Batch
+from loom.corpus.documents import find_files, relative_name, write_lines
 from loom.corpus.taggers import Tagger, Texts
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, clear_work, sum_counters
 from loom.errors import LoomError

@@ -17,7 +17,8 @@ import orjson
 from loom.artifact import MANIFEST, Artifact, load
 from loom.corpus import attributes, documents, expression, ids
 from loom.corpus.attributes import Spans, key_name
-from loom.corpus.documents import as_rows, read_lines
+from loom.corpus.batch import as_rows
+from loom.corpus.documents import read_lines
 from loom.corpus.rules import Curate, replaced, resolved, source_files
 from loom.corpus.sampling import keyed_hash
 from loom.corpus.tag import File

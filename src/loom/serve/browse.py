@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from loom.artifact import MANIFEST, Artifact, Lineage, load
-from loom.corpus.documents import SUFFIXES, as_rows, read
+from loom.corpus.batch import as_rows
+from loom.corpus.documents import SUFFIXES, read
 from loom.corpus.why import marked, why
 from loom.errors import LoomError
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from loom.corpus.documents import Batch
+from loom.corpus.batch import Batch
 from loom.corpus.kernels.characters import lengths as characters
 from loom.survey import kernels
 from loom.survey.sketches import Partial

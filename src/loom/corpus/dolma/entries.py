@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from loom.corpus import attributes, documents
+from loom.corpus.batch import Batch, as_rows, utf8
 from loom.corpus.dedupe import exact
-from loom.corpus.documents import Batch, as_rows, write_lines
+from loom.corpus.documents import write_lines
 from loom.corpus.dolma import config
 from loom.corpus.dolma.jsonpath import compile_path
 from loom.corpus.dolma.ngrams import paragraph_ngrams
@@ -93,7 +94,7 @@ def _document_prints(batch: Batch, rules: config.Dedupe, compat: bool) -> tuple[
         else [_key(row, rules.documents.key) for row in as_rows(batch)]
     )
     column = pa.chunked_array([pa.array([key or "" for key in keys], pa.large_string())])
-    prints = fingerprints.documents(*documents.utf8(column))
+    prints = fingerprints.documents(*utf8(column))
     lengths = [len((key or "").encode()) if compat else len(key or "") for key in keys]
     state = np.array([_state(key, rules, compat) for key in keys], np.int8)
     return prints, np.array(lengths, np.int64), state, sum(key is not None for key in keys)

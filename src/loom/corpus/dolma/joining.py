@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from loom.corpus.documents import as_rows, read, read_lines
+from loom.corpus.batch import as_rows
+from loom.corpus.documents import read, read_lines
 from loom.errors import LoomError
 from loom.tokens.documents import Rejected
 

@@ -11,7 +11,8 @@ import orjson
 
 from loom.console import console
 from loom.corpus import attributes as attribute_files
-from loom.corpus.documents import Batch, make_batch, read_lines
+from loom.corpus.batch import Batch, make_batch
+from loom.corpus.documents import read_lines
 from loom.errors import LoomError
 from loom.recipe import nearest
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from loom.corpus.documents import Batch, utf8
+from loom.corpus.batch import Batch, utf8
 from loom.corpus.dolma import config
 from loom.corpus.words import split
 

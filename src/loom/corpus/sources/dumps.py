@@ -22,13 +22,8 @@ import xxhash
 
 from loom.artifact import Artifact, Input
 from loom.corpus import pieces, remote
-from loom.corpus.documents import (
-    DAMAGED,
-    check_row,
-    open_compressed,
-    read_lines,
-    write_lines,
-)
+from loom.corpus.batch import check_row
+from loom.corpus.documents import DAMAGED, open_compressed, read_lines, write_lines
 from loom.corpus.sources import collection
 from loom.corpus.sources.wikitext import wikitext_to_text
 from loom.engine import Done, Engine, Operation, Task

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loom.corpus.attributes import Ints, Spans
-from loom.corpus.documents import Batch
+from loom.corpus.batch import Batch
 from loom.errors import LoomError
 from loom.recipe import nearest
 
