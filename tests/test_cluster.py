@@ -195,6 +195,30 @@ def test_the_flag_reaches_the_cluster(cluster: Any, tmp_path: Path) -> None:
     assert tree(tmp_path / "local") == tree(tmp_path / "ray")
 
 
+def test_near_duplicates_and_tokens_made_on_a_cluster(engine: Any, tmp_path: Path) -> None:
+    """The steps that work on partitions, not on files, and what is tokenized of them: byte for byte as here."""
+    from loom.corpus.curate import curate
+    from loom.tokens.tokenize import Tokenize, tokenize
+    from tests.corpus.test_curate import recipe, tree, write
+    from tests.corpus.test_near import NEAR, rows
+    from tests.corpus.test_sample import bytes_tokenizer
+
+    raw = write(tmp_path / "raw", rows(), 4)
+    tokenizer = bytes_tokenizer(tmp_path / "tokenizer.json")
+    for name, chosen in (("here", LocalEngine(2)), ("there", engine)):
+        made = curate(recipe(raw, dedupe=NEAR), tmp_path / name, chosen)
+        assert made.counters["sources"]["s"]["removed"]["near_duplicate"] > 20
+        wanted = Tokenize((str(tmp_path / name),), tokenizer, held_out=0.2)
+        tokenize(wanted, tmp_path / f"{name}-tokens", chosen)
+    assert tree(tmp_path / "here") == tree(tmp_path / "there")
+    shards = [
+        {path.name: path.read_bytes() for path in (tmp_path / f"{name}-tokens").rglob("*.npy")}
+        for name in ("here", "there")
+    ]
+    assert shards[0] == shards[1]
+    assert shards[0]
+
+
 def test_no_cluster_is_an_error_that_says_how_to_start_one() -> None:
     from loom.cli.engines import choose
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from loom.corpus.tag import Tag, tag
 from loom.engine import LocalEngine
 from loom.errors import LoomError
 from tests.corpus.test_curate import corpus, recipe, texts, write
+from tests.hub import hub
 
 BUCKET = "corpora"
 
@@ -312,3 +316,59 @@ def test_decontamination_reads_both_sides_from_s3(s3: Any, tmp_path: Path) -> No
     assert f"s3://{BUCKET}/eval/held.jsonl" in {item.path for item in made[1].inputs}
     with pytest.raises(LoomError, match="is an address"):
         run(Decontaminate((f"s3://{BUCKET}/raw/documents",), (str(held),), most_removed=0.5))
+
+
+@pytest.fixture
+def on_the_hub(tmp_path: Path) -> Iterator[tuple[Path, Callable[..., subprocess.CompletedProcess[str]]]]:
+    """A data set of four files in every format, here and on a server with the Hub's protocol; and `loom` as a
+    process of its own, because the Hub's client reads HF_ENDPOINT when it is imported."""
+    raw = tmp_path / "raw"
+    for number, suffix in enumerate((".jsonl.gz", ".jsonl.zst", ".jsonl", ".parquet")):
+        documents.write(
+            raw / "documents" / "s" / f"{number}{suffix}", corpus()[number * 10 : number * 10 + 10]
+        )
+    files = {
+        ("me/corpus", path.relative_to(raw).as_posix()): path.read_bytes()
+        for path in raw.rglob("*")
+        if path.is_file()
+    }
+    with hub(files) as address:
+
+        def loom(*words: str) -> subprocess.CompletedProcess[str]:
+            kept = {key: value for key, value in os.environ.items() if "PROXY" not in key.upper()}
+            kept |= {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+            command = [sys.executable, "-m", "loom", *words]
+            return subprocess.run(command, capture_output=True, text=True, env=kept)
+
+        yield raw, loom
+
+
+def test_documents_of_a_data_set_on_the_hub(on_the_hub: Any, tmp_path: Path) -> None:
+    """By folder and by glob, read ahead and by ranges, the same as from a folder here; then mistakes."""
+    raw, loom = on_the_hub
+    for name, place in (("here", str(raw)), ("there", "hf://datasets/me/corpus")):
+        made = loom("tag", "--documents", place, "--taggers", "gopher_v2", "--out", str(tmp_path / name))
+        assert made.returncode == 0, made.stderr
+    for number, suffix in enumerate((".jsonl.gz", ".jsonl.zst", ".jsonl", ".parquet")):
+        written = [
+            next((tmp_path / name / "attributes").rglob(f"{number}.*")).read_bytes()
+            for name in ("here", "there")
+        ]
+        assert written[0] == written[1], suffix
+        assert written[0]
+    manifest = next((tmp_path / "there").rglob("manifest.json"))
+    assert "hf://datasets/me/corpus/documents/s/3.parquet" in {i.path for i in load(manifest.parent).inputs}
+    chosen = "hf://datasets/me/corpus/documents/s/*.parquet"
+    made = loom(
+        "tag", "--documents", chosen, "--taggers", "gopher_v2", "--out", str(tmp_path / "one"), "--json"
+    )
+    assert json.loads(made.stdout.splitlines()[-1])["documents"] == 10
+    for place, said in (
+        ("hf://datasets/me/nothing", "hf://datasets/me/nothing"),
+        ("hf://datasets/me/corpus/*.warc", "No file matches"),
+        ("hf://datasets/me/corpus@v2/documents", "hf://datasets/me/corpus@v2"),
+    ):
+        made = loom("tag", "--documents", place, "--taggers", "gopher_v2", "--out", str(tmp_path / "bad"))
+        assert made.returncode == 1, place
+        assert said in made.stderr.replace("\n", " "), made.stderr
+        assert "Traceback" not in made.stderr

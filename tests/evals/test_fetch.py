@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import importlib.util
 import io
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +21,11 @@ from loom.model.huggingface import config_to_huggingface, to_huggingface
 from loom.tasks import registry
 from tests.conftest import skip_by_name
 from tests.evals.conftest import byte_tokenizer, random_model
+from tests.hub import hub as hub_of
 from tests.tasks import rows
 
 if importlib.util.find_spec("huggingface_hub") is None:
     skip_by_name("the Hub's client")
-REVISION = "refs%2Fconvert%2Fparquet"
-COMMIT = "1" * 40
 
 
 def parquet(lines: list[dict[str, object]]) -> bytes:
@@ -48,52 +44,10 @@ FILES = {
 }
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """A data set's tree, and its files with the headers that the client asks for."""
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        for (repository, name), data in FILES.items():
-            if path == f"/datasets/{repository}/resolve/{REVISION}/{name}":
-                return self.send(data, "application/octet-stream", body)
-        for repository in {repository for repository, _ in FILES}:
-            if path == f"/api/datasets/{repository}/tree/{REVISION}":
-                tree = [
-                    {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    for (owner, name), data in FILES.items()
-                    if owner == repository
-                ]
-                return self.send(json.dumps(tree).encode(), "application/json", body)
-        self.send_response(404)
-        self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def send(self, data: bytes, kind: str, body: bool) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
+    with hub_of(FILES, "refs/convert/parquet") as address:
+        yield address
 
 
 @pytest.fixture

@@ -127,3 +127,22 @@ def test_bad_requests_are_named(tmp_path: Path) -> None:
     write_lines(tmp_path / "d.jsonl", [{"id": "1", "text": "   "}])
     with pytest.raises(LoomError, match="no text"):
         train(TrainTokenizer((str(tmp_path / "d.jsonl"),), 300), tmp_path / "made")
+
+
+def test_a_row_that_is_no_document_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tokenizer is that of the other rows; file, line and reason are written down and said."""
+    rows = [json.dumps({"id": f"d{n}", "text": text}) for n, text in enumerate(library_texts())]
+    (tmp_path / "whole.jsonl").write_text("\n".join(rows))
+    (tmp_path / "broken.jsonl").write_text("\n".join([rows[0], "{", *rows[1:], '{"id": "x"}']))
+    whole = train(TrainTokenizer((str(tmp_path / "whole.jsonl"),), 1200), tmp_path / "a")
+    recipe = TrainTokenizer((str(tmp_path / "broken.jsonl"),), 1200)
+    made = train(recipe, tmp_path / "b" / "tokenizer.json")
+    assert "broken.jsonl:2: it is not a JSON object" in " ".join(capsys.readouterr().err.split())
+    assert made.file("tokenizer.json").read_bytes() == whole.file("tokenizer.json").read_bytes()
+    assert (made.counters["rejected"], whole.counters["rejected"]) == (2, 0)
+    aside = [json.loads(line) for line in made.file("rejected.jsonl").read_text().splitlines()]
+    assert [(row["file"], row["line"]) for row in aside] == [
+        ("broken.jsonl", 2),
+        ("broken.jsonl", len(rows) + 2),
+    ]
+    assert train(recipe, tmp_path / "b" / "tokenizer.json").digest == made.digest

@@ -244,7 +244,7 @@ def test_a_file_cut_short_is_named(ending: str, tmp_path: Path) -> None:
             whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LoomError, match=path.name):
-        list(read(File(path, path.name, "")))
+        list(read(File(path, path.name, ""), []))
 
 
 def test_finished_work_is_kept_and_damage_is_named(

@@ -17,6 +17,7 @@ import torch
 
 from loom.train.checkpoint import checkpoints, newest_good, read_weights, step_of
 from loom.train.loop import train
+from tests.conftest import skip_by_name
 
 from .test_loop import losses, recipe
 from .tokens import learnable, write_tokens
@@ -93,3 +94,42 @@ def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypat
     monkeypatch.undo()
     assert newest_good(tmp_path / "run")[0] == checkpoint.step_folder(tmp_path / "run", 5)
     train(replace(config), tmp_path / "run")
+
+
+FILL = """
+mount -t tmpfs -o size=$3 none $2 && python -m tests.train.killed $1 $2; echo "ended $?"
+cp -r $2 $4-full
+mount -o remount,size=1g none $2 && python -m tests.train.killed $1 $2; echo "ended $?"
+cp -r $2 $4
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A file system with room for a checkpoint and a half: the second save fails, names the folder and keeps the
+    first; with room again, the run ends as if nothing had been."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        skip_by_name("a file system of one's own (unshare -rm)")
+    write_tokens(tmp_path / "tokens", [learnable(20_000, 64, 1)])
+    config = recipe(tmp_path / "tokens", steps=12, checkpoint_every=5)
+    whole = train(config, tmp_path / "whole")
+    (tmp_path / "config").write_bytes(pickle.dumps(config))
+    (tmp_path / "disk").mkdir()
+    size = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) * 3 // 2
+    given = [str(tmp_path / name) for name in ("config", "disk")] + [str(size), str(tmp_path / "after")]
+    run = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FILL, "sh", *given],
+        capture_output=True, text=True, cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        },
+    )  # fmt: skip
+    ends = [line for line in run.stdout.splitlines() if line.startswith("ended")]
+    assert ends == ["ended 1", "ended 0"], run.stderr
+    assert f"could not be written below {tmp_path / 'disk'} ([Errno 28] No space left" in run.stderr
+    saved, _ = newest_good(tmp_path / "after-full")
+    assert saved is not None and step_of(saved) == 5
+    expected, found = read_weights(whole), read_weights(checkpoints(tmp_path / "after")[-1])
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert losses(tmp_path / "after") == losses(tmp_path / "whole")

@@ -29,12 +29,11 @@ from loom.console import console
 from loom.engine import Done, Engine, Finished, LocalEngine, Operation, Task, sum_counters
 from loom.errors import LoomError
 from loom.recipe import to_plain
-from loom.tokens.documents import File, find, settle
+from loom.tokens.documents import NAMED, REJECTED, File, find, settle
 from loom.tokens.parts import HELD_OUT_KEY, PartWriter, order_hash, token_type, write_table
 from loom.tokens.tokenize import (
     HELD_OUT,
     PARTS,
-    REJECTED,
     already,
     begin,
     finish,
@@ -46,7 +45,6 @@ from loom.tokens.tokenizer import Batch, Tokenizer, tokenizer_file
 
 CONVERSATIONS = "conversations.jsonl"  # what is held out, as text
 CONTAMINATED = "says what an evaluation question says"
-NAMED = 5  # rows set aside that a message names
 BATCH = 256  # conversations encoded together
 
 

@@ -29,7 +29,7 @@ from loom.artifact import MANIFEST, Artifact, atomic_write
 from loom.console import console, format_bytes
 from loom.errors import LoomError
 from loom.recipe import to_plain
-from loom.tokens.documents import find, read, settle
+from loom.tokens.documents import REJECTED, Rejected, find, read, settle, tell_of
 from loom.tokens.tokenizer import PII_STRINGS, TOKENIZER_FILE, Tokenizer
 
 EOS, PAD = "<|endoftext|>", "<|padding|>"
@@ -61,7 +61,8 @@ def train(recipe: TrainTokenizer, out: Path) -> Artifact:
     """Train on `recipe.documents` and write `out`, a folder or the tokenizer's own file (`*.json`).
 
     The result depends on the set of documents only, not on their order or on the machine. If the text
-    does not hold as many pairs as were asked for, the vocabulary is smaller, and the counters say so.
+    does not hold as many pairs as were asked for, the vocabulary is smaller, and the counters say so. Rows
+    that are no documents are set aside in `rejected.jsonl` beside it, and counted.
     """
     started = time.monotonic()
     folder, name = (out.parent, out.name) if out.suffix == ".json" else (out, TOKENIZER_FILE)
@@ -70,7 +71,7 @@ def train(recipe: TrainTokenizer, out: Path) -> Artifact:
     if (folder / MANIFEST).exists():
         inputs = settle(inputs, folder)
         done = artifact.finished(folder, "tokenizer", settings, inputs)
-        if done is not None and [item.path for item in done.outputs] == [name]:
+        if done is not None and name in {item.path for item in done.outputs}:
             return done
         if artifact.load(folder).kind != "tokenizer":
             raise LoomError(
@@ -79,11 +80,12 @@ def train(recipe: TrainTokenizer, out: Path) -> Artifact:
             )
         artifact.discard(folder, "tokenizer")
     pieces: list[bytes] = []
+    aside: list[Rejected] = []
     documents = size = 0
     limit = int(recipe.sample * 2**64)
     with console.progress("reading documents", total=len(files)) as progress:
         for file in files:
-            for rows in read(file):
+            for rows in read(file, aside):
                 for identity, text in zip(rows.ids, rows.texts, strict=True):
                     if xxhash.xxh3_64_intdigest(identity.encode(), seed=SAMPLE_KEY) < limit:
                         pieces += _plain_pieces(text)
@@ -99,8 +101,15 @@ def train(recipe: TrainTokenizer, out: Path) -> Artifact:
     tokenizer = Tokenizer(data, name)
     with atomic_write(folder / name) as stream:
         stream.write(data)
+    outputs = [name]
+    if aside:
+        with atomic_write(folder / REJECTED) as stream:
+            stream.writelines(row.json() + b"\n" for row in aside)
+        tell_of(folder / REJECTED, len(aside))
+        outputs.append(REJECTED)
     counters = {
         "documents": documents,
+        "rejected": len(aside),
         "bytes": size,
         "vocab_size": tokenizer.vocab_size,
         "merges": len(merges),
@@ -115,7 +124,7 @@ def train(recipe: TrainTokenizer, out: Path) -> Artifact:
         "tokenizer",
         recipe=settings,
         inputs=settle(inputs, folder),
-        outputs=artifact.describe(folder, [name]),
+        outputs=artifact.describe(folder, outputs),
         counters=counters,
         facts={"tokenizer": {"path": name, "digest": tokenizer.digest, **tokenizer.facts()}},
         started=started,

@@ -2,7 +2,7 @@
 
 JSON lines (plain, gz, zst) and Parquet, in Dolma's schema: `id` and `text`, `source` if there is one.
 Curation, above, has readers of its own that keep metadata. A row that is not a document is set aside with
-its file and line where the caller keeps such rows, and stops the work where not.
+its file, line and reason.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,12 +20,15 @@ import orjson
 from isal import igzip, isal_zlib
 
 from loom.artifact import MANIFEST, RUN, Artifact, Input, digest_file, digest_json, load, refer, relative
+from loom.console import console
 from loom.errors import LoomError
 from loom.tokens import remote
 
 DAMAGED: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
 BLOCK = 1 << 22  # bytes of JSON lines, or rows of Parquet by estimate, read at a time
 PARQUET_ROWS = 2048
+REJECTED = "rejected.jsonl"
+NAMED = 5  # of the rows set aside, those that the warning names
 WINDOW = 1 << 31  # zstd --long=31, as published dumps are packed; the library refuses more than 2^27 unasked
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
 
@@ -54,6 +58,15 @@ class Rejected:
 
     def json(self) -> bytes:
         return orjson.dumps({"file": self.file, "line": self.line, "reason": self.reason})
+
+
+def tell_of(path: Path, count: int) -> None:
+    """Say that `count` rows were set aside in `path`, the first of them by name."""
+    with path.open("rb") as stream:
+        first = [orjson.loads(line) for line in islice(stream, NAMED)]
+    named = "; ".join(f"{row['file']}:{row['line']}: {row['reason']}" for row in first)
+    more = f"; and {count - len(first):,} more" if count > len(first) else ""
+    console.warn(f"{count:,} rows are no documents and are set aside in {path}: {named}{more}")
 
 
 @dataclass(frozen=True)
@@ -195,11 +208,11 @@ def _is_loom(manifest: Path) -> bool:
     return isinstance(body, dict) and "kind" in body and "outputs" in body
 
 
-def read(file: File, aside: list[Rejected] | None = None) -> Iterator[Rows]:
+def read(file: File, aside: list[Rejected]) -> Iterator[Rows]:
     """The documents of a file, some megabytes at a time.
 
     What is not a document (broken JSON, a missing or empty `id`, a `text` that is not a string) is added to
-    `aside`; without `aside` it raises `LoomError` with file and line. A file cut short raises it always.
+    `aside`. Raises `LoomError` for a file that was cut short.
     """
     try:
         if file.path.name.endswith(".parquet"):
@@ -223,7 +236,7 @@ def lines(file: File) -> Iterator[tuple[int, bytes]]:
             row += 1
 
 
-def _read_lines(file: File, aside: list[Rejected] | None) -> Iterator[Rows]:
+def _read_lines(file: File, aside: list[Rejected]) -> Iterator[Rows]:
     rows = Rows([], [], [], [])
     size = 0
     for row, line in lines(file):
@@ -231,9 +244,9 @@ def _read_lines(file: File, aside: list[Rejected] | None) -> Iterator[Rows]:
             value = orjson.loads(line)
             _add(rows, row, value.get("id"), value.get("text"), value.get("source"), file)
         except (ValueError, AttributeError) as error:
-            _set_aside(file, row, f"it is not a JSON object ({error})", aside)
+            aside.append(Rejected(file.name, row, f"it is not a JSON object ({error})"))
         except _NoDocument as error:
-            _set_aside(file, row, str(error), aside)
+            aside.append(Rejected(file.name, row, str(error)))
         size += len(line)
         if size >= BLOCK:
             yield rows
@@ -242,7 +255,7 @@ def _read_lines(file: File, aside: list[Rejected] | None) -> Iterator[Rows]:
         yield rows
 
 
-def _read_parquet(file: File, aside: list[Rejected] | None) -> Iterator[Rows]:
+def _read_parquet(file: File, aside: list[Rejected]) -> Iterator[Rows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -263,7 +276,7 @@ def _read_parquet(file: File, aside: list[Rejected] | None) -> Iterator[Rows]:
                     try:
                         _add(rows, number, *values, file)
                     except _NoDocument as error:
-                        _set_aside(file, number, str(error), aside)
+                        aside.append(Rejected(file.name, number, str(error)))
                 row += len(ids)
                 yield rows
     except pa.ArrowException as error:
@@ -272,15 +285,6 @@ def _read_parquet(file: File, aside: list[Rejected] | None) -> Iterator[Rows]:
 
 class _NoDocument(Exception):
     """Why a row is not one."""
-
-
-def _set_aside(file: File, row: int, reason: str, aside: list[Rejected] | None) -> None:
-    if aside is None:
-        raise LoomError(
-            f"{file.path}:{row} is not a document: {reason}. Mend the line, or curate the file "
-            f"first (loom curate sets broken rows aside)."
-        ) from None
-    aside.append(Rejected(file.name, row, reason))
 
 
 def _add(rows: Rows, number: int, identity: Any, text: Any, source: Any, file: File) -> None:

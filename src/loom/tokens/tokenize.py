@@ -15,12 +15,10 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from loom import artifact
 from loom.artifact import (
@@ -35,7 +33,6 @@ from loom.artifact import (
     relative,
     since_start,
 )
-from loom.console import console
 from loom.engine import (
     Done,
     Engine,
@@ -49,7 +46,18 @@ from loom.engine import (
 )
 from loom.errors import LoomError
 from loom.recipe import to_plain
-from loom.tokens.documents import File, Rejected, Rows, find, place, placed, read, settle
+from loom.tokens.documents import (
+    REJECTED,
+    File,
+    Rejected,
+    Rows,
+    find,
+    place,
+    placed,
+    read,
+    settle,
+    tell_of,
+)
 from loom.tokens.parts import (
     PartWriter,
     is_held_out,
@@ -62,10 +70,8 @@ from loom.tokens.parts import (
 from loom.tokens.tokenizer import TOKENIZER_FILE, Batch, Tokenizer, tokenizer_file
 
 HELD_OUT = "heldout"
-REJECTED = "rejected.jsonl"
 PARTS = "parts"  # encoded files, kept until the manifest is written
 PLAN = "plan.json"
-NAMED = 5  # rows set aside that are named on the screen
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def tokenize(recipe: Tokenize, out: Path, engine: Engine | None = None) -> Artif
     parts = engine.run(encode, tasks, out, "encoding")
     aside = gather_lines(parts, f".{REJECTED}", out, REJECTED)
     if aside:
-        _tell_of(out / REJECTED, aside[0].rows)
+        tell_of(out / REJECTED, aside[0].rows)
     return finish(
         out,
         engine,
@@ -366,15 +372,6 @@ def gather_lines(parts: Sequence[Finished], suffix: str, out: Path, name: str) -
         return list(artifact.describe(out, [name], {name: count}))
     (out / name).unlink()
     return []
-
-
-def _tell_of(path: Path, count: int) -> None:
-    """Say which rows were set aside, the first of them by name."""
-    with path.open("rb") as stream:
-        first = [orjson.loads(line) for line in islice(stream, NAMED)]
-    named = "; ".join(f"{row['file']}:{row['line']}: {row['reason']}" for row in first)
-    more = f"; and {count - len(first):,} more" if count > len(first) else ""
-    console.warn(f"{count:,} rows are no documents and are set aside in {path}: {named}{more}")
 
 
 def token_facts(
