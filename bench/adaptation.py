@@ -45,7 +45,7 @@ WANTED = {"sft/trl": 2.5, "sft/trl-grouped": 1.3, "dpo/trl": 2.0}
 WANTED_MEMORY = {"dpo/trl": 0.6}
 EOS, PAD = 50_279, 1  # of OLMo's tokenizer
 COMPARED = 8  # conversations whose loss before training both sides compute
-TOLERANCE = {"first_loss": 1e-5, "reference": 1e-3}  # relative; nats an answer
+TOLERANCE = {"first_loss": 1e-5, "reference": 1e-3, "epoch": 0.02}  # relative; nats an answer; relative
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
 
@@ -357,7 +357,9 @@ def compare(objective: str, mine: dict[str, Any], theirs: dict[str, Any]) -> dic
             "equal": bool(same.all()) and apart <= TOLERANCE["reference"],
         }
     steps = len(mine["losses"]), len(theirs["losses"])
-    return {**result, "steps": steps, "loss_apart": mine["loss"] / theirs["loss"] - 1}
+    epoch = mine["loss"] / theirs["loss"] - 1
+    result["equal"] = bool(result["equal"]) and abs(epoch) <= TOLERANCE["epoch"]
+    return {**result, "steps": steps, "loss_apart": epoch}
 
 
 def write(path: Path, sides: dict[str, Any], ratios: dict[str, Any]) -> None:

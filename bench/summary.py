@@ -205,7 +205,7 @@ def adaptation(body: Json) -> Iterator[Line]:
             f"TRL {seconds[1]:.0f} s",
             f"{row['times_as_fast']:.2f}×",
             f"≥ {row['wanted']}×",
-            row["times_as_fast"] >= row["wanted"],
+            row["equal"] and row["times_as_fast"] >= row["wanted"],
             row["date"],
         )
         if (most := row["wanted_memory"]) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,27 @@ def test_rows_of_one_id_cannot_be_counted_out(tokenizer_path: Path, tmp_path: Pa
     write_lines(path, [{key: row[key] for key in ("prompt", "completion")} for row in rows])
     counts = drawn(path, tmp_path / "none", tokenizer_path, [Share(str(path), count=4)])
     assert sum(counts.values()) == 4
+
+
+def test_a_count_is_met_though_rows_are_set_aside(
+    folder: Path, tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that say what an evaluation says are not drawn; those that turn out too long are missed, and said."""
+    questions = tmp_path / "eval.jsonl"
+    asked = [{"question": " ".join(f"word{k}{n}" for k in range(9))} for n in range(20)]
+    write_lines(questions, asked)
+    rows = [
+        {"id": f"r{n}", "prompt": asked[n]["question"] if n < 20 else f"Number {n}?", "completion": f"{n}"}
+        for n in range(60)
+    ]
+    rows[40]["completion"] = "and so on " * 200
+    write_lines(tmp_path / "r.jsonl", rows)
+    path = str(tmp_path / "r.jsonl")
+    recipe = Prepare(
+        "sft", (Share(path, count=40),), tokenizer_path, against=(str(questions),), max_length=128
+    )
+    prepare(recipe, tmp_path / "all")
+    assert {row["id"] for row in stored(tmp_path / "all")} == {f"r{n}" for n in range(20, 60)}
+    assert "fewer than were drawn" not in " ".join(capsys.readouterr().err.split())
+    prepare(replace(recipe, over_long="drop"), tmp_path / "dropped")
+    assert "1 rows fewer than were drawn" in " ".join(capsys.readouterr().err.split())

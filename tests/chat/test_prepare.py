@@ -243,3 +243,33 @@ def test_nothing_left_to_train_on_is_an_error(tokenizer_path: Path, tmp_path: Pa
     share = (Share(str(tmp_path / "q.jsonl")),)
     with pytest.raises(LoomError, match="every row was set aside"):
         prepare(Prepare("sft", share, tokenizer_path, max_length=64), tmp_path / "out")
+
+
+def test_a_format_that_changed_under_its_name_is_prepared_anew(tokenizer_path: Path, tmp_path: Path) -> None:
+    from loom.recipe import dump_yaml
+
+    write_lines(tmp_path / "q.jsonl", questions(10))
+    own = tmp_path / "own.yaml"
+    own.write_text(dump_yaml(FORMATS["olmo-v1"]))
+    recipe = Prepare("sft", (Share(str(tmp_path / "q.jsonl")),), tokenizer_path, format=str(own))
+    first = prepare(recipe, tmp_path / "out")
+    assert prepare(recipe, tmp_path / "out").digest == first.digest
+    before = stored(tmp_path / "out")
+    own.write_text(own.read_text().replace("<|user|>", "<|human|>"))
+    prepare(recipe, tmp_path / "out")
+    assert [row["ids"] for row in stored(tmp_path / "out")] != [row["ids"] for row in before]
+
+
+def test_what_is_held_out_is_there_once_however_often_the_rest_is(
+    tokenizer_path: Path, tmp_path: Path
+) -> None:
+    write_lines(tmp_path / "q.jsonl", questions(40))
+    shares = (Share(str(tmp_path / "q.jsonl"), repeat=3),)
+    made = prepare(Prepare("sft", shares, tokenizer_path, held_out=10), tmp_path / "out")
+    held = Counter(row["id"] for row in stored(tmp_path / "out" / "heldout"))
+    assert (len(held), set(held.values())) == (10, {1})
+    kept = Counter(row["id"] for row in stored(tmp_path / "out"))
+    assert (len(kept), set(kept.values())) == (30, {3})
+    assert (made.counters["held_out"], made.facts["chat"]["conversations"]) == (10, 90)
+    by_source = made.facts["chat"]["by_source"]
+    assert sum(by_source.values()) == 90 and set(by_source) == {"even", "odd"}

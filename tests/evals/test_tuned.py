@@ -17,7 +17,9 @@ from loom.chat.prepare import Prepare, prepare
 from loom.cli import main
 from loom.errors import LoomError
 from loom.evals import beside, tuned
+from loom.evals.plan import plan
 from loom.evals.probes import PROBES
+from loom.evals.settings import EvalRecipe
 from loom.evals.subject import Subject
 from loom.model.transformer import Transformer
 from loom.tokens.tokenizer import Tokenizer
@@ -134,8 +136,20 @@ def test_no_held_out_rows_are_named(prepared: Path, subject: Subject) -> None:
         "sft", (Share(str(prepared / "sft.jsonl")),), prepared / "tokenizer.json", max_length=128
     )
     prepare(recipe, prepared / "none")
-    with pytest.raises(LoomError, match="held-out"):
-        tuned.instructions(subject, prepared / "none")
+    pairs = Prepare("dpo", (Share(str(prepared / "dpo.jsonl")),), prepared / "tokenizer.json", max_length=128)
+    prepare(pairs, prepared / "no-pairs")
+    for measure, folder in (
+        (tuned.instructions, "none"), (tuned.answers, "none"), (tuned.preferences, "no-pairs"),
+    ):  # fmt: skip
+        with pytest.raises(LoomError, match="--held-out"):
+            measure(subject, prepared / folder)
+    for measure, folder in (
+        (tuned.instructions, "dpo"), (tuned.answers, "dpo"), (tuned.preferences, "sft"),
+    ):  # fmt: skip
+        with pytest.raises(LoomError, match=f"made by `loom prepare {folder}`"):
+            measure(subject, prepared / folder)
+    with pytest.raises(LoomError, match="what a model was trained on"):  # before anything is measured
+        plan(EvalRecipe(pairs=prepared / "no-pairs"))
 
 
 def body(**results: Any) -> dict[str, Any]:
@@ -183,7 +197,9 @@ def test_table_shows_losses_chance_and_what_was_seen(tmp_path: Path) -> None:
         main(words)
     assert ended.value.code in (0, None)
     text = (tmp_path / "t.md").read_text()
-    assert "chance" in text and "worse" in text and "seen in training" in text and "OLMo-7B" in text
+    assert "chance" in text and "worse" in text and "seen in training" in text
+    assert "table 4" in text and "| OLMo-7B + SFT | 47.3 | 57.0 | 14.4 | 41.2 |" in text
+    assert "| dpo 3 | 2" in text and "no chat template" in text
 
 
 def test_table_shows_ranked_tasks_by_protocol(tmp_path: Path) -> None:

@@ -29,7 +29,10 @@ def test_published_values(name: str) -> None:
 
 def test_batches_and_epochs() -> None:
     sft = load(RECIPES / "tulu2-sft-7b.yaml", RunConfig)
-    assert sft.train.batch_tokens == 128 * 2048
+    conversations, rows = 326_154, 146_500  # Tülu 2, packed into rows of 2,048
+    batch = sft.train.batch_tokens // 2048
+    assert 128 <= batch * conversations / rows < 1.2 * 128
+    assert sft.train.steps == -(-3 * rows // batch)
     dpo = load(RECIPES / "ultrafeedback-dpo-7b.yaml", RunConfig)
     assert dpo.dpo.beta == 0.1
     assert dpo.train.batch_pairs == 32

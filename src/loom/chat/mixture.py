@@ -33,6 +33,10 @@ class Share:
         if given and getattr(self, given[0]) <= 0:
             raise ValueError(f"{given[0]} of {self.path} is {getattr(self, given[0])}; it must be above 0")
 
+    def is_drawn(self) -> bool:
+        """Whether a number of rows is asked for, and not simply all there are."""
+        return self.weight is not None or self.count is not None
+
 
 @dataclass(frozen=True)
 class Mixed:

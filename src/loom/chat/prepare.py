@@ -22,7 +22,7 @@ import xxhash
 from loom.artifact import Artifact, Input, atomic_write, canonical_json, digest_json, relative
 from loom.chat.conversations import Conversation, Malformed, Pair, conversation, pair, rows
 from loom.chat.decontaminate import Questions
-from loom.chat.format import ChatFormat, Message, Rendered, Renderer, check_template, find_format
+from loom.chat.format import FORMATS, ChatFormat, Message, Rendered, Renderer, check_template, find_format
 from loom.chat.length import Fitted, fit_conversation, fit_pair
 from loom.chat.mixture import Hashes, Mixed, Share, draw
 from loom.console import console
@@ -102,6 +102,8 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
         inputs += more
         questions = Questions.read(files, recipe.ngram)
     settings = {k: v for k, v in to_plain(recipe).items() if k not in ("tokenizer", "input", "against")}
+    if recipe.format not in FORMATS:  # a file may change under its name
+        settings["format"] = f"{Path(recipe.format).name}:{digest_json(to_plain(form))}"
     settings["input"] = [{k: v for k, v in to_plain(share).items() if k != "path"} for share in recipe.input]
     if (done := already(out, settings, inputs)) is not None:
         return done
@@ -109,7 +111,10 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
     names = [[file.name, file.digest] for files in found for file in files]
     begin(out, [settings, tokenizer.digest, chat, names])
     mixed, threshold = draw(
-        recipe.input, recipe.total, recipe.held_out, lambda index: _hashes(found[index], recipe.objective)
+        recipe.input,
+        recipe.total,
+        recipe.held_out,
+        lambda index: _hashes(found[index], recipe.objective, questions),
     )
     encoding = {
         "tokenizer": tokenizer.digest,
@@ -126,7 +131,7 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
         _task(file, share, encoding, out) for files, share in zip(found, mixed, strict=True) for file in files
     ]
     parts = engine.run(
-        Operation("encode conversations", 1, worker, encoding, threads=True), tasks, out, "encoding"
+        Operation("encode conversations", 2, worker, encoding, threads=True), tasks, out, "encoding"
     )
     for part, path in zip(parts, (file.path for files in found for file in files), strict=True):
         _judge_malformed(part, path, out, recipe.max_bad)
@@ -134,7 +139,14 @@ def prepare(recipe: Prepare, out: Path, engine: Engine | None = None) -> Artifac
     chat |= {
         "conversations": counters["kept"] - counters["held_out"],
         "trained_tokens": counters["trained"],
+        "by_source": counters["by_source"],
     }
+    if (fewer := counters["drawn"] - counters["kept"]) and any(map(Share.is_drawn, recipe.input)):
+        refused = ", ".join(f"{count:,} {why}" for why, count in counters["rejected"].items())
+        console.warn(
+            f"The mixture holds {fewer:,} rows fewer than were drawn, because they were set aside afterwards "
+            f"({refused}): --over-long truncate or split keeps them."
+        )
     return finish(
         out,
         engine,
@@ -198,11 +210,11 @@ def prompt_hash(item: Conversation | Pair) -> int:
     return int(xxhash.xxh3_64_intdigest(text, seed=HELD_OUT_KEY))
 
 
-def _hashes(files: Sequence[File], objective: str) -> Hashes:
+def _hashes(files: Sequence[File], objective: str, questions: Questions | None) -> Hashes:
     order, prompt = [], []
     for file in files:
         for _, item in parse(file, objective):
-            if not isinstance(item, Malformed):
+            if not isinstance(item, Malformed) and not _asks_again(item, questions):
                 order.append(order_hash(item.id))
                 prompt.append(prompt_hash(item))
     return Hashes(np.asarray(order, dtype=np.uint64), np.asarray(prompt, dtype=np.uint64))
@@ -241,7 +253,7 @@ class Encoder:
         file = File(Path(self.out) / task.inputs[0].path, task.parameters["name"], task.inputs[0].digest)
         counters: dict[str, Any] = {
             "rows": 0, "kept": 0, "documents_in": 0, "tokens": 0, "held_out_tokens": 0, "trained": 0,
-            "held_out": 0, "malformed": 0, "rejected": {}, "over_long": {},
+            "held_out": 0, "malformed": 0, "drawn": 0, "rejected": {}, "over_long": {}, "by_source": {},
         }  # fmt: skip
         with ExitStack() as stack:
             ids = stack.enter_context(atomic_write(out / task.outputs[0]))
@@ -256,10 +268,13 @@ class Encoder:
                     counters["malformed"] += 1
                     _reject(aside, counters, file, number, item.reason, str(item))
                     continue
-                if self.questions is not None and self.questions.overlap(_all_messages(item)):
+                if _asks_again(item, self.questions):
                     _reject(aside, counters, file, number, CONTAMINATED, CONTAMINATED)
                     continue
                 copies = drawn.copies + (order_hash(item.id) < drawn.threshold)
+                if copies and prompt_hash(item) < settings["held_out"]:
+                    copies = 1  # measured once, however often it would be read
+                counters["drawn"] += copies
                 pending += [(number, item)] * copies
                 if len(pending) >= BATCH:
                     self._write(renderer, writer, pending, settings, file, counters, aside, kept_back)
@@ -295,7 +310,9 @@ class Encoder:
             held = prompt_hash(item) < settings["held_out"]
             counters["kept"] += 1
             counters["held_out"] += held
-            if held and copy == 0:
+            if not held:
+                counters["by_source"][item.source] = counters["by_source"].get(item.source, 0) + 1
+            else:
                 kept_back.write(canonical_json(to_plain(item)) + b"\n")
             for position, piece in enumerate(fitted.pieces):
                 pieces.append(piece)
@@ -335,6 +352,11 @@ def fit(
             yield fit_pair(renderer, turns, length, policy)
         else:
             yield fit_conversation(renderer, [m.role for m in item.messages], turns, length, policy)
+
+
+def _asks_again(item: Conversation | Pair, questions: Questions | None) -> bool:
+    """Whether a conversation says what an evaluation question says."""
+    return questions is not None and questions.overlap(_all_messages(item))
 
 
 def _all_messages(item: Conversation | Pair) -> tuple[Message, ...]:

@@ -53,7 +53,12 @@ def run(
             for line in lines
         ],
     )
-    others = tables({label: bodies[0] for label, bodies in given.items()}) if published else []
+    each = {
+        label if len(bodies) == 1 else f"{label} {number}": body
+        for label, bodies in given.items()
+        for number, body in enumerate(bodies, 1)
+    }
+    others = tables(each) if published else []
     for title, columns, rows in others:
         console.table(title, columns, rows)
     body = {"models": labels, "lines": beside.plain(lines, labels)}

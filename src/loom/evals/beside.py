@@ -129,7 +129,7 @@ def _others(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str
             task,
             headline,
             f"{task} {headline}" if headline != "n" else task,
-            None if "tox" not in task else False,
+            "tox" not in task,  # a win rate and a share of true answers: more is better; of toxic ones, less
         )
         for task, headline in found
         if headline != "n" or task not in judged

@@ -92,6 +92,7 @@ ADAPTED = Published(
         "Tulu 2 7B + DPO": (50.7, 85.1, 0.5, None),
     },
 )
+CHATTED = "mmlu:open-instruct"  # published with each model's chat template before "The answer is:"
 PROTOCOLS = (PAPER, OLMES, ADAPTED)
 
 
@@ -117,8 +118,9 @@ def _table(one: Published, bodies: Mapping[str, Mapping[str, Any]]) -> tuple[str
 
 
 def _cell(body: Mapping[str, Any], task: str) -> str | None:
-    """A figure in percent with its error and n, and the metric's name where a judge made it."""
-    name = f"{task}-max" if f"{task}-max" in body["results"] else task
+    """A figure in percent with its error and n, the metric's name where a judge made it, and what keeps it from
+    being the published protocol's."""
+    name, notes = _measured(body, task)
     result = body["results"].get(name)
     if result is None or not result.get("n"):
         return None
@@ -130,4 +132,17 @@ def _cell(body: Mapping[str, Any], task: str) -> str | None:
     scale = 1 if by_judge else 100
     spread = "" if error is None else f" ± {scale * error:.1f}"
     n = result.get("judged", result["n"])
-    return f"{scale * value:.1f}{spread} (n {n:,}{f', {metric}' if by_judge else ''})"
+    told = ", ".join([f"n {n:,}", *([metric] if by_judge else []), *notes])
+    return f"{scale * value:.1f}{spread} ({told})"
+
+
+def _measured(body: Mapping[str, Any], task: str) -> tuple[str, list[str]]:
+    """The figure of a model that stands nearest to a published one, and how it differs."""
+    results = body["results"]
+    if f"{task}-max" in results:
+        return f"{task}-max", []
+    if task.endswith(":olmes"):
+        return task, ["cloze form only"]
+    if task == CHATTED:
+        return (task if task in results else "mmlu"), ["raw text, no chat template"]
+    return task, []

@@ -29,8 +29,8 @@ def summarise(
         pooled: dict[str, Any] = {"bits_per_byte": bits, "bits_per_byte_stderr": error}
     else:
         pooled = {}
-    if all(isinstance(items[i].gold, int) and len(items[i].pairs) > 1 for i in chosen) and chosen:
-        pooled["chance"] = sum(1 / len(items[i].pairs) for i in chosen) / len(chosen)
+    if all(len(items[i].pairs) > 1 for i in chosen) and chosen:
+        pooled["chance"] = sum(len(items[i].golds) / len(items[i].pairs) for i in chosen) / len(chosen)
     for name in names:
         values = [outcome.values[name] for outcome in kept]
         result[name], result[f"{name}_stderr"] = metrics.mean(values)

@@ -47,9 +47,22 @@ class Tuned:
     weights: NDArray[np.uint8]
 
 
-def held_out(folder: Path) -> Path:
-    """The held-out part of a prepared folder, or the folder itself where it is one."""
-    return folder / "heldout" if (folder / "heldout").is_dir() else folder
+def held_out(folder: Path, objective: str) -> Path:
+    """The held-out part of a folder prepared for `objective`, or the folder itself where it is one.
+
+    Raises `LoomError` for a folder that holds nothing back, or was prepared for something else.
+    """
+    found = folder / "heldout" if (folder / "heldout").is_dir() else folder
+    facts = artifact.load(found, "tokens").facts
+    if (made := facts.get("chat", {}).get("objective")) != objective:
+        was = f"made by `loom prepare {made}`" if made else "no folder of `loom prepare`"
+        raise LoomError(f"{folder} is {was}: give one of `loom prepare {objective} --held-out N`.")
+    if not (found / "conversations.jsonl").is_file():
+        raise LoomError(
+            f"{folder} has no held-out rows, and what a model was trained on measures nothing: prepare it with "
+            f"--held-out N."
+        )
+    return found
 
 
 def documents(folder: Path, subject: Subject) -> list[Tuned]:
@@ -73,7 +86,7 @@ def answers(subject: Subject, folder: Path, seed: int = 0, limit: int | None = N
     kept: list[tuple[str, NDArray[np.int64]]] = []
     rows = []
     length = subject.max_length
-    for document in documents(held_out(folder), subject)[:limit]:
+    for document in documents(held_out(folder, "sft"), subject)[:limit]:
         ids, trained = document.ids[: length + 1], document.weights[: length + 1]
         at = np.flatnonzero(trained[1:])
         if not len(at):
@@ -106,7 +119,7 @@ def preferences(subject: Subject, folder: Path, limit: int | None = None) -> Fou
     log p, as DPO trains it, `acc_token` by the mean a token; `margin` is the mean difference in nats. A pair
     of which a side is longer than the model's context is left out and counted."""
     sides: dict[int, dict[str, Tuned]] = {}
-    for document in documents(held_out(folder), subject):
+    for document in documents(held_out(folder, "dpo"), subject):
         if document.side:
             sides.setdefault(document.pair, {})[document.side] = document
     pairs = [(pair["chosen"], pair["rejected"]) for pair in sides.values() if len(pair) == 2][:limit]
@@ -150,9 +163,7 @@ def instructions(
     """Greedy answers to held-out prompts in the chat format: `stop_rate`, the share that ends by itself
     within `max_new_tokens`; `repeating`, the share of which less than half of the 4-grams are distinct;
     `tokens`, the mean length."""
-    path = held_out(folder) / "conversations.jsonl"
-    if not path.is_file():
-        raise LoomError(f"There is no {path}: prepare the folder with --held-out N.")
+    path = held_out(folder, "sft") / "conversations.jsonl"
     rows = [orjson.loads(line) for line in path.read_bytes().splitlines()[:limit]]
     prompts = [list(_until_answer(row["messages"])) for row in rows]
     said, left = _say(subject, "instructions", prompts, max_new_tokens)

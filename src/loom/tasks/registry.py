@@ -197,7 +197,7 @@ _EIGHT = (
 SUITES: dict[str, tuple[str, ...]] = {
     "olmo-v1": _EIGHT,
     "olmo-paper": tuple(f"{name}:olmo-paper" for name in _EIGHT),
-    "olmes": tuple(name for name in TASKS if name.endswith(":olmes")),
+    "olmes": tuple(name for name in TASKS if name.endswith((":olmes", ":olmes-mcf"))),
     "mmlu": ("mmlu", "mmlu:5shot", "mmlu_continuation"),
     "quick": ("arc_easy", "openbookqa", "piqa", "sciq"),
     "quickstart": ("docs", "docs_answer", "docs_preference"),

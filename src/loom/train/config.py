@@ -125,7 +125,8 @@ class TrainConfig:
     """budget: the share of the activations of `none` that may be kept."""
     label_weight: Literal["per_token", "per_example", "per_position"] = "per_token"
     """The loss is a sum over labels. It is divided by their number; or (sft) each conversation counts the
-    same; or, as OLMo 1 does, by all positions, so that loss and gradient are (T - 1) / T of the first."""
+    same (and each piece of one that was split); or, as OLMo 1 does, by all positions, so that loss and
+    gradient are (T - 1) / T of the first."""
     lora: LoraConfig | None = None
     """Train adapters only, `{}` for their usual sizes; checkpoints are read with them merged."""
     z_loss: float = 0.0
