@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ import loom
 from loom import artifact
 from loom.chat.template import Template, chat_template
 from loom.errors import LoomError
+from loom.model.huggingface import weight_map
 from loom.release import export as exporting
 from loom.release.export import Export, check, export
 from loom.release.importing import import_model
 from loom.release.safetensors import INDEX, Folder
-from loom.release.source import open_source
+from loom.release.source import Source, open_source
 from loom.train.checkpoint import load_model, save_model
 from loom.train.config import LoraConfig
 from loom.train.lora import attach, start_adapters
@@ -379,3 +382,53 @@ def test_an_old_transformers_reads_the_tokenizer_alike(
     )
     assert old["chat"] == new.apply_chat_template(rows, add_generation_prompt=True, return_dict=False)
     assert old["text"] == [new.decode(ids) for ids in old["ids"]]
+
+
+def test_a_configuration_of_another_model_is_refused(
+    make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared is the config.json that was written, not what it should have been."""
+    real = exporting.config_to_huggingface
+    odd = {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    monkeypatch.setattr(exporting, "config_to_huggingface", lambda *given: real(*given) | odd)
+    with pytest.raises(LoomError, match=r"config\.json is not of the model"):
+        export(make_checkpoint(UNTIED), tmp_path / "export")
+    assert not (tmp_path / "export" / "manifest.json").exists()
+
+
+def test_as_many_key_heads_as_heads_may_be_said(make_checkpoint: Make, tmp_path: Path) -> None:
+    """The same model, told with and without the number."""
+    made = export(make_checkpoint(replace(TIED, n_kv_heads=TIED.n_heads)), tmp_path / "export")
+    assert made.facts["model"]["difference"]["logits"] == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_check_holds_a_layer_of_each_and_no_more(
+    make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """Whenever a weight of the export is read, those alive are of the same layer, and the tied matrix."""
+    source = open_source(make_checkpoint(SHAPES[shape]))
+    made = export(source.folder.path, tmp_path / "export")
+    names = {theirs: ours for ours, theirs in weight_map(SHAPES[shape]).items()}
+    alive: list[tuple[str, weakref.ref[torch.Tensor]]] = []
+    seen: set[str] = set()
+
+    def layer(name: str) -> str:
+        return ".".join(name.split(".")[:2]) if name.startswith("blocks.") else name.split(".")[0]
+
+    def keep(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        held = {layer(other) for other, ref in alive if ref() is not None} - {layer(name), "norm", "head"}
+        assert held <= ({"embed"} if SHAPES[shape].tied else set())
+        alive.append((name, weakref.ref(tensor)))
+        seen.add(layer(name))
+        return tensor
+
+    real_read, real_all = Folder.read, Source.read_all
+    monkeypatch.setattr(Folder, "read", lambda self, name: keep(names[name], real_read(self, name)))
+    monkeypatch.setattr(
+        Source,
+        "read_all",
+        lambda self, wanted: {name: keep(name, tensor) for name, tensor in real_all(self, wanted).items()},
+    )
+    check(source, made.path)
+    assert {f"blocks.{i}" for i in range(SHAPES[shape].n_layers)} < seen

@@ -160,6 +160,8 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
         raise LoomError(
             f"config.json lacks {error.args[0]!r}: it is not a Hugging Face OLMo folder."
         ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LoomError(f"config.json does not describe a model ({error}): fetch it again.") from error
 
 
 def read_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -167,36 +169,49 @@ def read_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
 
     Format: u64 length of a JSON header, the header, raw little-endian data at its offsets.
     """
-    with open(file, "rb") as stream:
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-    start = 8 + int.from_bytes(content[:8], "little")
     try:
+        with open(file, "rb") as stream:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # an empty file cannot be
+        start = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:start])
-    except ValueError as error:
+        header.pop("__metadata__", None)
+        places = [
+            (name, item["dtype"], *item["data_offsets"], item["shape"]) for name, item in header.items()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LoomError(
             f"{file} is not a safetensors file, or was cut short: fetch or export it again."
         ) from error
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        if entry["dtype"] not in _DTYPES or start + last > len(content):
-            raise LoomError(
-                f"{file}: {name} is of type {entry['dtype']} or was cut short; fetch or export it again."
-            )
-        dtype = _DTYPES[entry["dtype"]]
+    for name, kind, first, last, shape in places:
+        if kind not in _DTYPES or start + last > len(content):
+            raise LoomError(f"{file}: {name} is of type {kind} or was cut short; fetch or export it again.")
+        dtype = _DTYPES[kind]
         count = (last - first) // dtype.itemsize
         yield (
             name,
-            torch.frombuffer(content, dtype=dtype, count=count, offset=start + first).view(entry["shape"]),
+            torch.frombuffer(content, dtype=dtype, count=count, offset=start + first).view(shape),
         )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A Hugging Face folder's config.json. Raises `LoomError` where it is missing, cut short or no object."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it should hold an object")
+    except FileNotFoundError:
+        raise LoomError(f"{folder} has no config.json: it is not a Hugging Face folder.") from None
+    except ValueError as error:
+        raise LoomError(
+            f"{path} is not JSON, or was cut short ({error}): fetch or export it again."
+        ) from None
+    return values
 
 
 def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """A Hugging Face folder (config.json, *.safetensors) as our config and weights, in the stored type."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise LoomError(f"{folder} has no config.json: it is not a Hugging Face folder.")
-    config = config_from_huggingface(json.loads(path.read_text(encoding="utf-8")))
+    config = config_from_huggingface(read_config(folder))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise LoomError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loom.artifact import (
+    MANIFEST,
     Artifact,
     Output,
     atomic_write,
@@ -35,7 +36,7 @@ from loom.chat.template import Template, chat_template
 from loom.console import console
 from loom.errors import LoomError
 from loom.model.config import ModelConfig
-from loom.model.huggingface import config_to_huggingface, weight_map
+from loom.model.huggingface import config_from_huggingface, config_to_huggingface, read_config, weight_map
 from loom.model.transformer import Block, Norm, rotation_angles
 from loom.recipe import to_plain
 from loom.release.card import write_card
@@ -51,6 +52,8 @@ DTYPES = {
     "float16": torch.float16,
 }
 PROBE = 48  # tokens of the text that goes through source and export
+BEGUN = ".export-begun"  # lies in a folder that an export began and did not finish
+THEIRS = ("config.json", "model.json", INDEX)  # what makes a folder somebody's model
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,13 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
     recipe = recipe or Export()
     started = time.monotonic()
     source = open_source(model)
+    _refuse_folder(model, source, out)
     inputs = [as_input(source.folder, out)]
     plain = to_plain(recipe)
     if (done := finished(out, "model", plain, inputs)) is not None:
+        (out / BEGUN).unlink(missing_ok=True)
         console.say(f"{out} is exported already from {source.folder.path}; nothing to do.")
         return done
-    refuse_other(out, "model")
     tokenizer = Tokenizer.load(source.tokenizer)
     _refuse_mixture(source, tokenizer)
     template = _template(source, recipe)
@@ -97,8 +101,10 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
         recipe.shard_bytes,
     )
     names = file_names(len(shards))
-    discard(out, "model")
     _room(out, names)
+    with atomic_write(out / BEGUN) as stream:
+        stream.write(b"")
+    discard(out, "model")
     written = _write_weights(source, out, shards, names, dtype)
     small = _write_small(source, out, tokenizer, template, type_name(dtype))
     if len(names) > 1:
@@ -139,6 +145,7 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
         },
         started=started,
     )
+    (out / BEGUN).unlink(missing_ok=True)
     console.table(
         f"Exported {out}",
         ["file", "bytes"],
@@ -154,6 +161,22 @@ def export(model: Path, out: Path, recipe: Export | None = None) -> Artifact:
         f"{time.monotonic() - started:.1f} s in all, {found.seconds:.1f} s of it the check."
     )
     return made
+
+
+def _refuse_folder(model: Path, source: Source, out: Path) -> None:
+    """An export may replace an export, finished or not, and nothing else: not its source, nobody's model."""
+    if out.resolve() in (model.resolve(), source.folder.path.resolve()):
+        raise LoomError(f"{out} is the model that is to be exported: name another folder to write to.")
+    if out.exists() and not out.is_dir():
+        raise LoomError(f"{out} is a file: name a folder to write to.")
+    refuse_other(out, "model")
+    if not out.is_dir() or (out / MANIFEST).is_file() or (out / BEGUN).is_file():
+        return
+    held = [path for path in sorted(out.iterdir()) if path.name in THEIRS or path.suffix == ".safetensors"]
+    if held:
+        raise LoomError(
+            f"{out} holds {held[0].name}, which no export of Loom's wrote there: name another folder, or remove it."
+        )
 
 
 def _holds(dtype: torch.dtype, others: set[torch.dtype]) -> bool:
@@ -245,12 +268,18 @@ def check(source: Source, out: Path) -> Difference:
     """Read the export back: every weight beside the source's, and a probe text through both models."""
     begun = time.monotonic()
     exported, names, config = Folder(out), weight_map(source.config), source.config
+    written = config_from_huggingface(read_config(out))
+    if replace(written, n_kv_heads=written.kv_heads) != replace(config, n_kv_heads=config.kv_heads):
+        raise LoomError(
+            f"{out / 'config.json'} is not of the model in {source.folder.path}. Is the disk sound? Export again."
+        )
     if set(exported.entries) != set(names.values()):
         odd = sorted(set(exported.entries) ^ set(names.values()))[0]
         raise LoomError(f"{out} was not written whole: {odd} is missing from it or should not be there.")
     probe = torch.arange(PROBE) * 7919 % config.vocab_size
     worst = ratio = 0.0
     streams: tuple[Tensor, Tensor] | None = None
+    heads: tuple[Tensor, Tensor] | None = None
     logits = math.nan
     with torch.inference_mode(), console.progress("check the export", total=len(names)) as progress:
         for group in _groups(config):
@@ -263,7 +292,7 @@ def check(source: Source, out: Path) -> Difference:
             if group[0] == "embed.weight":
                 streams = _probe(probe, mine[group[0]]), _probe(probe, theirs[group[0]])
                 if config.tied:
-                    tied = mine[group[0]], theirs[group[0]]
+                    heads = mine[group[0]], theirs[group[0]]
             elif group[0].startswith("blocks."):
                 assert streams is not None
                 streams = (
@@ -273,8 +302,11 @@ def check(source: Source, out: Path) -> Difference:
             else:
                 assert streams is not None
                 streams = _finish(config, mine, streams[0]), _finish(config, theirs, streams[1])
+                if not config.tied:
+                    heads = mine["head.weight"], theirs["head.weight"]
+            del mine, theirs  # else the next block is read while this one is still held
         assert streams is not None
-        heads = tied if config.tied else (mine["head.weight"], theirs["head.weight"])
+        assert heads is not None
         if not any(group[0].startswith(("norm", "head")) for group in _groups(config)):
             streams = _finish(config, {}, streams[0]), _finish(config, {}, streams[1])
         a, b = (F.linear(x[-1:], head.float()) for x, head in zip(streams, heads, strict=True))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 
-from loom.artifact import Artifact, finished, load
+from loom.artifact import MANIFEST, Artifact, Input, finished, load, relative
 from loom.chat.template import chat_template
 from loom.console import console
 from loom.errors import LoomError
@@ -22,19 +23,15 @@ from loom.train.checkpoint import ModelCard, save_model
 def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Artifact:
     """Write the Hugging Face or raw OLMo model in `folder` to `out` as a checkpoint; weights keep their type.
 
-    `tokenizer` is a tokenizer.json for a folder that has none. A chat template comes along. Raises
-    `LoomError` for another architecture, for tensors that are missing or left over, by name, and where the
-    folder's end of text is not the tokenizer's.
+    `tokenizer` is a tokenizer.json for a folder that has none. A chat template comes along. It is written beside
+    `out` and takes its place when it is whole; only an earlier import is replaced. Raises `LoomError` for another
+    architecture, for tensors that are missing or left over, by name, where the folder's end of text is not the
+    tokenizer's, and where `out` holds anything else.
     """
     raw = open_raw(folder, out) if is_raw(folder) else None
     source = raw.source if raw else open_source(folder)
     if source.folder.kind == "checkpoint":
         raise LoomError(f"{folder} is a checkpoint of Loom's already; name a Hugging Face folder.")
-    given = raw.digest if raw else as_input(source.folder, out)
-    recipe = {"import": source.folder.kind}
-    if (done := finished(out, "checkpoint", recipe, [given])) is not None:
-        console.say(f"{out} is imported already from {folder}; nothing to do.")
-        return done
     file = tokenizer or source.tokenizer
     if raw and not file.is_file():
         raise LoomError(
@@ -42,9 +39,18 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Arti
             f"made with allenai_gpt-neox-olmo-dolma-v1_5.json, in which 50279 is '<|endoftext|>'."
         )
     bound = Tokenizer.load(file)
+    final = out.resolve()
+    made = final.with_name(f".{final.name}.import")
+    read = raw.digest if raw else as_input(source.folder, out)
+    given = [Input(relative(source.folder.path, made), read.digest)]
+    if raw or tokenizer:
+        given.append(Input(relative(Path(bound.name), made), bound.digest))
+    recipe = {"import": source.folder.kind}
+    if (done := finished(out, "checkpoint", recipe, given)) is not None:
+        console.say(f"{out} is imported already from {folder}; nothing to do.")
+        return done
     _agree(source, bound, [raw.eos] if raw else _stated(folder))
-    if out.exists() and any(out.iterdir()) and not (out / "model.json").exists():
-        raise LoomError(f"{out} holds other things than a checkpoint; name another folder.")
+    _refuse_other(out)
     card = ModelCard(
         source.config,
         SpecialToken(bound.eos_id, bound.eos_token),
@@ -54,11 +60,14 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Arti
     with torch.device("meta"):
         model = Transformer(source.config)
     model.load_state_dict(source.read_all(source.entries), assign=True)
-    inputs = [{"path": str(folder), "digest": given.digest}]
+    inputs = [{"path": str(made / item.path), "digest": item.digest} for item in given]
     template = None if raw else chat_template(source.folder.path)
     facts = {"chat": template.facts()} if template else None
-    save_model(out, model, card, Path(bound.name), inputs, recipe, facts=facts)
-    made = load(out, "checkpoint")
+    save_model(made, model, card, Path(bound.name), inputs, recipe, facts=facts)
+    if final.exists():
+        shutil.rmtree(final)
+    made.rename(final)
+    imported = load(out, "checkpoint")
     console.table(
         f"Imported {out}",
         ["what", "value"],
@@ -70,7 +79,24 @@ def import_model(folder: Path, out: Path, tokenizer: Path | None = None) -> Arti
             ["chat template", "none" if template is None else "kept"],
         ],
     )
-    return made
+    return imported
+
+
+def _refuse_other(out: Path) -> None:
+    """What stands at `out` may be replaced only if it is an import and nothing lies in it besides."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    held = load(out) if (out / MANIFEST).is_file() else None
+    recipe = held.recipe if held and held.kind == "checkpoint" else None
+    if held is None or not isinstance(recipe, dict) or "import" not in recipe:
+        raise LoomError(f"{out} holds something else than an import; name another folder, or remove it.")
+    listed = {MANIFEST, *(item.path for item in held.outputs)}
+    here = sorted(path.relative_to(out).as_posix() for path in out.rglob("*"))
+    if beside := [name for name in here if name not in listed]:
+        raise LoomError(
+            f"{out} holds {beside[0]} beside the model that was imported there: move it away first, or name another "
+            f"folder."
+        )
 
 
 OLD_SLIP = (0, 50279)  # OLMo v1 stated 0 in its configuration while 50279 ended the documents of its data

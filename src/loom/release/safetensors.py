@@ -163,7 +163,12 @@ class Folder:
     def _complete(self, path: Path) -> None:
         index = path / INDEX
         if index.is_file():
-            listed = json.loads(index.read_bytes())["weight_map"]
+            try:
+                listed = dict(json.loads(index.read_bytes())["weight_map"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise LoomError(
+                    f"{index} is no list of weights, or was cut short ({error}): fetch or export it again."
+                ) from None
             for name, file in listed.items():
                 if name not in self.entries:
                     raise LoomError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from loom.artifact import MANIFEST, Input, digest_file, digest_json, relative
 from loom.errors import LoomError
 from loom.model.config import ModelConfig
-from loom.model.huggingface import config_from_huggingface, parameter_shapes, weight_map
+from loom.model.huggingface import config_from_huggingface, parameter_shapes, read_config, weight_map
 from loom.release.safetensors import Entry, Folder
 from loom.train.checkpoint import check, read_card
 from loom.train.lora import IN, OUT, SCALE, merge
@@ -63,8 +63,7 @@ def open_source(path: Path) -> Source:
 
 
 def _huggingface(found: ModelFolder) -> Source:
-    values = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
-    config, stored = config_from_huggingface(values), Folder(found.path)
+    config, stored = config_from_huggingface(read_config(found.path)), Folder(found.path)
     names = weight_map(config)
     present = dict(stored.entries)
     if config.tied:
@@ -144,5 +143,6 @@ def as_input(found: ModelFolder, at: Path) -> Input:
     manifest = found.path / MANIFEST
     if manifest.is_file():
         return Input(relative(found.path, at), digest_json(json.loads(manifest.read_bytes())))
-    files = sorted(p for p in found.path.iterdir() if p.suffix in (".safetensors", ".json") and p.is_file())
+    kinds = (".safetensors", ".json", ".jinja")
+    files = sorted(p for p in found.path.iterdir() if p.suffix in kinds and p.is_file())
     return Input(relative(found.path, at), digest_json([[p.name, digest_file(p)] for p in files]))
