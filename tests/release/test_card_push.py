@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from loom.release.card import Power, make_card
 from loom.release.export import export
 from loom.release.push import check_repository, plan_push, push, revision_name
 from tests.release.conftest import TIED, Make
+from tests.small import write_lines
 
 
 def test_card_holds_the_results_it_was_given(make_checkpoint: Make) -> None:
@@ -83,26 +87,85 @@ def test_the_card_adds_up_the_runs_own_power(make_checkpoint: Make, tmp_path: Pa
     assert "- Measured: 2 samples of the power of devices." in text
     assert "- the grid's operator." in text
     assert CliRunner().invoke(app, [*words, "--carbon", "0"]).exit_code == 0
-    assert "| base | 0.001 | measured | 1 | 0 | 0 |" in out.read_text()
+    assert "| base | 0.001 | measured | 1.1 | 0 | 0 |" in out.read_text(), "the recipe's PUE holds"
+    assert "- carbon intensity as given to loom card." in out.read_text()
+    for wrong in (["--pue", "0"], ["--kwh", "2", "--pue", "0.5"]):
+        refused = CliRunner().invoke(app, [*words, *wrong])
+        assert isinstance(refused.exception, LoomError)
+        assert "The PUE is" in str(refused.exception)
+
+
+def made_of(folder: Path, inputs: list[artifact.Input], **facts: Any) -> artifact.Artifact:
+    """A folder of tokens made from `inputs`."""
+    folder.mkdir(parents=True)
+    tokens = {"sources": {"a": {"documents": 1, "tokens": 1, "bytes": 1}}, "tokenizer": {"digest": "t"}}
+    facts = {"tokens": tokens, **facts}
+    return artifact.commit(folder, "tokens", recipe={}, inputs=inputs, outputs=[], counters={}, facts=facts)
+
+
+def corpus_of(
+    folder: Path, licences: list[str | None], inputs: Sequence[artifact.Input] = ()
+) -> artifact.Artifact:
+    """A folder of documents, one for each licence."""
+    rows = [
+        {"id": str(i), "text": "t", "source": "a"} | ({"metadata": {"licence": named}} if named else {})
+        for i, named in enumerate(licences)
+    ]
+    write_lines(folder / "documents" / "a" / "0.jsonl", rows)
+    return artifact.commit(folder, "documents", recipe={}, inputs=inputs, outputs=[], counters={})
+
+
+def trained_on(source: Path, *made: artifact.Artifact) -> Path:
+    body = json.loads((source / "manifest.json").read_text())
+    body["inputs"] = [asdict(artifact.refer(item, source)) for item in made]
+    (source / "manifest.json").write_text(json.dumps(body))
+    return source
 
 
 def test_licences_are_counted_in_the_documents(make_checkpoint: Make, tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus"
-    (corpus / "documents" / "a").mkdir(parents=True)
-    rows: list[dict[str, Any]] = [
-        {"id": str(i), "text": "t", "source": "a", "metadata": {"licence": "MIT" if i < 3 else "GPL | 3"}}
-        for i in range(4)
-    ]
-    rows.append({"id": "4", "text": "t", "source": "a"})
-    (corpus / "documents" / "a" / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = artifact.commit(corpus, "documents", recipe={}, inputs=[], outputs=[], counters={})
-    source = make_checkpoint(TIED)
-    body = json.loads((source / "manifest.json").read_text())
-    body["inputs"] = [{"path": "../corpus", "digest": made.digest}]
-    (source / "manifest.json").write_text(json.dumps(body))
-    text = make_card(source)
+    """In those the tokens were made from: not in what those were made from, nearer as that may lie."""
+    raw = corpus_of(tmp_path / "raw", ["GPL | 3"] * 7)
+    at = tmp_path / "tokens"
+    kept = corpus_of(
+        tmp_path / "kept", ["MIT", "MIT", "MIT", "GPL | 3", None], [artifact.refer(raw, tmp_path / "kept")]
+    )
+    tokens = made_of(at, [artifact.refer(kept, at)])
+    text = make_card(trained_on(make_checkpoint(TIED), raw, tokens))
     for line in ("| MIT | 3 |", "| GPL / 3 | 1 |", "| unknown | 1 |"):
         assert line in text
+    assert "could be read" not in text
+
+
+def test_licences_of_all_tokens_are_counted_and_what_is_gone_is_named(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    """Two folders of documents, one of them read twice; a file of documents; conversations; a folder that is gone."""
+    here, at = tmp_path / "code", tmp_path / "tokens"
+    one, two = corpus_of(here, ["MIT"] * 2), corpus_of(tmp_path / "prose", ["CC0"] * 3)
+    gone = corpus_of(tmp_path / "gone", ["X"])
+    shutil.rmtree(tmp_path / "gone" / "documents")
+    write_lines(tmp_path / "more.jsonl", [{"id": "1", "text": "t", "metadata": {"license": "MIT"}}])
+    write_lines(tmp_path / "talks.jsonl", [{"messages": []}])
+    first = made_of(at / "1", [artifact.refer(one, at / "1"), artifact.Input("../../tokenizer.json", "t")])
+    second = made_of(
+        at / "2",
+        [artifact.refer(item, at / "2") for item in (one, two, gone)]
+        + [artifact.Input("../../more.jsonl", "m")],
+    )
+    chat = made_of(
+        at / "chat",
+        [artifact.Input("../../talks.jsonl", "c"), artifact.Input("../../held-out.jsonl", "h")],
+        chat={},
+        against=["h"],
+    )
+    text = make_card(trained_on(make_checkpoint(TIED), first, second, chat))
+    assert "| MIT | 3 |" in text
+    assert "| CC0 | 3 |" in text
+    assert "no documents could be read there: gone (of 2), talks.jsonl (of chat).\n" in text
+
+
+def test_a_model_without_its_tokens_says_that_nothing_was_counted(make_checkpoint: Make) -> None:
+    assert "Not counted: no documents are in the records." in make_card(make_checkpoint(TIED))
 
 
 def test_an_export_leaves_another_artifact_alone(make_checkpoint: Make, tmp_path: Path) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from loom.cli import app
 from loom.errors import LoomError
-from loom.report.energy import Grid, carbon, estimate, grid_of, of_run, on
+from loom.report.data import save
+from loom.report.energy import Given, Grid, carbon, estimate, grid_of, of_run, on
 from loom.report.power import POWER, integrate, measured, processors, sampled
 from loom.report.records import read_records
+from loom.train.callbacks import MetricsFile, RunInfo
 from loom.train.config import EnergyConfig
+from tests.report import synthetic
 
 
 def test_the_formula_gives_the_published_figure() -> None:
@@ -82,7 +89,6 @@ def test_another_grid_is_the_same_energy() -> None:
 def test_the_recipe_says_where_the_power_comes_from() -> None:
     said = {"energy": {"pue": 1.1, "carbon_intensity": 0.61, "source": "the operator"}}
     assert grid_of(said) == Grid(1.1, 0.61, "the operator")
-    assert grid_of(said, Grid(2.0)) == Grid(2.0)
     assert grid_of({"energy": {"pue": 1.2}}) == Grid(1.2)
     assert grid_of({}) == Grid()
 
@@ -98,13 +104,13 @@ def test_what_no_grid_can_be_is_refused(values: dict[str, float]) -> None:
 def test_a_training_runs_page_has_its_energy(tmp_path: Path) -> None:
     rows = [{"step": i, "loss": 3.0, "lr": 0.1, "tokens": i, "seconds": 60.0 * i} for i in range(1, 4)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_records(tmp_path, Grid(1.1, 0.61, "a site"))
+    found = read_records(tmp_path, Given(1.1, 0.61, "a site"))
     assert found.energy is not None
     assert not found.energy.measured
     assert found.energy.source == "a site"
     samples = [{"session": 1, "seconds": float(t), "watts": 3600.0, "of": ["devices"]} for t in range(11)]
     (tmp_path / POWER).write_text("".join(json.dumps(row) + "\n" for row in samples) + '{"session": 1, "sec')
-    found = read_records(tmp_path, Grid(1.1, 0.61, "a site"))
+    found = read_records(tmp_path, Given(1.1, 0.61, "a site"))
     assert found.energy is not None
     assert found.energy.measured
     assert found.energy.kwh == pytest.approx(0.01)
@@ -143,3 +149,74 @@ def test_a_run_on_accelerators_is_estimated_by_their_boards(tmp_path: Path) -> N
     cores = read_records(tmp_path).energy
     assert cores is not None
     assert "cores at 10 W" in cores.how
+
+
+def test_what_is_given_goes_before_the_recipe_part_by_part() -> None:
+    said = {"energy": {"pue": 1.1, "carbon_intensity": 0.61, "source": "the operator"}}
+    assert grid_of(said, Given()) == grid_of(said)
+    made = grid_of(said, Given(carbon_intensity=0.3))
+    assert made == Grid(1.1, 0.3, "carbon intensity as given to loom report")
+    made = grid_of(said, Given(pue=2.0, by="loom card"))
+    assert made == Grid(2.0, 0.61, "the operator; PUE as given to loom card")
+    assert grid_of(said, Given(2.0, 0.3, "a person")) == Grid(2.0, 0.3, "a person")
+    assert grid_of({}, Given(2.0)).source.startswith(Grid().source)
+
+
+@pytest.mark.parametrize("words", [["--pue", "0"], ["--pue", "0.9"], ["--carbon", "-1"]])
+def test_a_grid_that_cannot_be_is_refused_on_the_command_line(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "seconds": 60.0}) + "\n")
+    done = CliRunner().invoke(app, ["report", str(tmp_path), *words])
+    assert isinstance(done.exception, LoomError)
+    assert words[1] in str(done.exception)
+
+
+def test_a_quickstarts_own_grid_holds_where_no_other_is_given(tmp_path: Path) -> None:
+    data = replace(synthetic.report(), energy=estimate(100, 4, Grid(1.2, 0.5, "there")))
+    save(tmp_path / "report.json", data)
+    for given, grid in (
+        (Given(), Grid(1.2, 0.5, "there")),
+        (Given(pue=1.5, source="a person"), Grid(1.5, 0.5, "a person")),
+    ):
+        assert read_records(tmp_path, given).energy == estimate(100, 4, grid)
+
+
+def test_a_resumed_runs_sessions_add_up(tmp_path: Path) -> None:
+    """`seconds` begins anew with every process: 30 s, then 20 s, then 5 s."""
+    spent = (10.0, 30.0, 8.0, 20.0, 5.0)
+    rows = [{"step": i, "loss": 2.0, "seconds": s} for i, s in enumerate(spent, start=1)]
+    rows.insert(2, {"step": 2, "eval/loss": 1.0})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_records(tmp_path)
+    assert [stage.seconds for stage in found.stages] == [55.0]
+    assert found.energy is not None
+    assert "for 55 s" in found.energy.how
+
+
+def test_the_page_tells_of_the_runs_machine_not_of_the_one_that_draws_it(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "seconds": 3600.0}) + "\n")
+    ran = {"device": "cpu", "ranks": 1, "cores": 4000, "environment": {"torch": "0.1", "system": "Elsewhere"}}
+    (tmp_path / "run.json").write_text(json.dumps(ran))
+    found = read_records(tmp_path)
+    assert found.environment == {"torch": "0.1", "system": "Elsewhere", "ran on": "1 x cpu"}
+    assert found.energy is not None
+    assert found.energy.kwh == pytest.approx(40)
+    assert found.energy.how.startswith("Estimated: 4000 cores")
+    (tmp_path / "run.json").write_text(json.dumps({"device": "cpu", "ranks": 1}))
+    found = read_records(tmp_path)
+    assert found.environment == {"ran on": "1 x cpu"}
+    assert found.energy is not None
+    assert "its records do not say how many cores" in found.energy.how
+
+
+def test_a_training_run_writes_down_what_it_ran_on(tmp_path: Path) -> None:
+    import torch
+
+    info = RunInfo(tmp_path, None, None, 1, 1, 1, 1, 2, "cpu", ())  # type: ignore[arg-type]
+    MetricsFile(tmp_path / "metrics.jsonl").on_start(info)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "seconds": 3600.0}) + "\n")
+    found = read_records(tmp_path)
+    assert found.environment["torch"] == torch.__version__
+    assert found.environment["ran on"] == "2 x cpu"
+    assert found.energy is not None
+    assert found.energy.how.startswith(f"Estimated: {os.cpu_count()} cores at 10 W each")
+    assert "its records do not say" not in found.energy.how

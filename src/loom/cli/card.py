@@ -66,16 +66,12 @@ def run(
 def _power(model: Path, kwh: float | None, pue: float | None, carbon: float | None) -> list[Power]:
     """What was given, else each run's behind the model: sampled, or an estimate that says so."""
     from loom.release.card import Power, ancestors
-    from loom.report.energy import Grid
+    from loom.report.energy import Given
     from loom.report.records import run_energy
 
+    given = Given(pue, carbon, by="loom card")
     if kwh is not None:
         return [Power(kwh, pue, carbon)]
-    usual = Grid()
-    given = None
-    if pue is not None or carbon is not None:
-        source = "carbon intensity as given to loom card" if carbon is not None else usual.source
-        given = Grid(pue or usual.pue, usual.carbon_intensity if carbon is None else carbon, source)
     folders = [item.path.resolve() for item in ancestors(model) if item.kind in ("run", "checkpoint")]
     runs = dict.fromkeys(p.parent.parent if p.parent.name == "checkpoints" else p for p in folders)
     found = []

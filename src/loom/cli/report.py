@@ -24,7 +24,7 @@ def run(
     ] = None,
     pue: Annotated[float | None, typer.Option(help="The data centre's power usage effectiveness.")] = None,
     carbon: Annotated[float | None, typer.Option(help="Carbon intensity, kg CO2eq a kWh.")] = None,
-    grid_source: Annotated[str, typer.Option(help="Who says so.")] = "given to loom report",
+    grid_source: Annotated[str | None, typer.Option(help="Who says so.")] = None,
 ) -> dict[str, Any]:
     """Draw a run's page anew from its records; of several runs, one page that compares them.
 
@@ -32,15 +32,13 @@ def run(
     Example: loom report runs/1b --eval eval/1b
     Example: loom report runs/on-mi250x runs/on-a100 --out same.html
     """
-    from loom.report.energy import Grid
+    from loom.report.energy import Given
     from loom.report.page import write_report
     from loom.report.records import compare_runs, read_records
     from loom.report.scores import read_scores
 
     page = out or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
-    usual = Grid()
-    grid = Grid(pue or usual.pue, usual.carbon_intensity if carbon is None else carbon, grid_source)
-    given = grid if pue is not None or carbon is not None else None
+    given = Given(pue, carbon, grid_source)
     data = read_records(paths[0], given) if len(paths) == 1 else compare_runs(paths)
     if evaluation:
         data = replace(data, scores=read_scores(evaluation))

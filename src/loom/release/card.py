@@ -47,8 +47,7 @@ def ancestors(path: Path) -> Iterator[Ancestor]:
             seen.add(folder.resolve())
             body = json.loads(manifest.read_bytes())
             yield Ancestor(folder, body)
-            inputs = body.get("inputs")
-            following += [folder / item["path"] for item in inputs] if isinstance(inputs, list) else []
+            following += [folder / item["path"] for item in _inputs(folder, body)]
         layer = following
 
 
@@ -85,7 +84,7 @@ class Records:
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     licence: str | None = None
     power: tuple[Power, ...] | None = ()  # None where it was not looked for
-    licences: Mapping[str, int] | None = None  # documents by licence; None where it was not counted
+    licences: Licences | None = None  # None where it was not counted
     links: Links = Links()
 
 
@@ -158,23 +157,66 @@ def make_card(
     return card(Records(name, config, dtype, template, behind, merged, licence, tuple(power), counted, links))
 
 
-def count_licences(behind: Sequence[Ancestor]) -> dict[str, int] | None:
-    """Documents by licence in the corpus the tokens were made from: the nearest folder of documents.
+@dataclass(frozen=True)
+class Licences:
+    """Documents by licence; `missing` names what else the tokens were made from and could not be counted."""
 
-    None where there is none any more; a document whose metadata names no licence counts as unknown.
+    documents: Mapping[str, int]
+    missing: tuple[str, ...] = ()
+
+
+def count_licences(behind: Sequence[Ancestor]) -> Licences:
+    """Documents by licence in what the tokens were made from: each folder of documents and file of them once.
+
+    A document whose metadata names no licence counts as unknown.
     """
-    from loom.corpus.documents import find_files, read
+    from loom.corpus.documents import SUFFIXES, find_files, read
 
-    corpus = next((item.path for item in behind if item.kind == "documents"), None)
-    if corpus is None or not (corpus / "documents").is_dir():
-        return None
+    corpora: dict[Path, list[str]] = {}
+    missing: list[str] = []
+    for item in behind:
+        tokens = item.body.get("tokens")
+        if item.kind != "tokens" or not isinstance(tokens, Mapping) or not tokens.get("sources"):
+            continue
+        other = {tokens.get("tokenizer", {}).get("digest"), *item.body.get("against", ())}
+        for given in _inputs(item.path, item.body):
+            place = item.path / given["path"]
+            kind = _kind(place)
+            if given["digest"] in other or kind in ("tokenizer", "tokens"):
+                continue
+            if kind == "documents" and (place / "documents").is_dir():
+                corpora[place.resolve()] = [str(place / "documents")]
+            elif (
+                kind is None and place.name.endswith(SUFFIXES) and place.is_file() and "chat" not in item.body
+            ):
+                corpora[place.resolve()] = []
+            else:
+                missing.append(f"{place.name} (of {item.path.resolve().name})")
     found: Counter[str] = Counter()
-    for file in find_files([str(corpus / "documents")]):
-        for batch in read(file):
-            for row in batch.table.column("metadata").to_pylist():
-                named = json.loads(row).get("licence") or json.loads(row).get("license") if row else None
-                found[str(named).strip()[:80] if named else "unknown"] += 1
-    return dict(found.most_common())
+    for corpus, patterns in corpora.items():
+        for file in find_files(patterns) if patterns else [corpus]:
+            for batch in read(file):
+                for row in batch.table.column("metadata").to_pylist():
+                    named = json.loads(row).get("licence") or json.loads(row).get("license") if row else None
+                    found[str(named).strip()[:80] if named else "unknown"] += 1
+    return Licences(dict(found.most_common()), tuple(dict.fromkeys(missing)))
+
+
+def _kind(path: Path) -> str | None:
+    """What an artifact's folder is; None for what is none, or no longer there."""
+    try:
+        return str(json.loads((path / MANIFEST).read_bytes()).get("kind"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _inputs(folder: Path, body: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """A manifest's inputs; many of them lie in a file beside it."""
+    listed = body.get("inputs")
+    if isinstance(listed, Mapping):
+        file = folder / str(listed["file"])
+        return [json.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
+    return listed if isinstance(listed, list) else []
 
 
 def _name(source: Path) -> str:
@@ -209,6 +251,7 @@ def card(records: Records) -> str:
 
 CARD = "README.md"
 MOST_LICENCES = 20
+MOST_MISSING = 8
 LIMITS = (
     "The model was not tuned for safety. It repeats what its training text says, right or wrong, and "
     "makes up the rest. What was not measured above is unknown.\n"
@@ -351,14 +394,23 @@ def _evaluation(records: Records) -> str:
 def _licences(records: Records) -> str:
     if records.licences is None:
         return "Not counted; `loom card` counts them where the documents are still there.\n"
-    rows = [f"| {_cell(name)} | {count:,} |" for name, count in records.licences.items()]
+    counted, missing = records.licences.documents, [_cell(name) for name in records.licences.missing]
+    if len(missing) > MOST_MISSING:
+        missing[MOST_MISSING:] = [f"{len(missing) - MOST_MISSING} more"]
+    told = (
+        f"Not counted, because no documents could be read there: {', '.join(missing)}.\n" if missing else ""
+    )
+    if not counted:
+        return told or "Not counted: no documents are in the records.\n"
+    rows = [f"| {_cell(name)} | {count:,} |" for name, count in counted.items()]
     shown = rows[:MOST_LICENCES]
     if len(rows) > MOST_LICENCES:
-        rest = sum(list(records.licences.values())[MOST_LICENCES:])
+        rest = sum(list(counted.values())[MOST_LICENCES:])
         shown.append(f"| {len(rows) - MOST_LICENCES} others | {rest:,} |")
     return (
         "\n".join(["| licence | documents |", "| --- | ---: |", *shown])
-        + "\n\nThe documents' own licences go on holding for their text. Licences with copyleft or "
+        + (f"\n\n{told}" if told else "\n")
+        + "\nThe documents' own licences go on holding for their text. Licences with copyleft or "
         "attribution, and documents whose licence is unknown, need a look before the text is passed on.\n"
     )
 

@@ -37,20 +37,47 @@ class Grid:
             )
 
 
-def grid_of(recipe: Mapping[str, Any], given: Grid | None = None) -> Grid:
-    """The grid a recipe's `energy` section names; `given` goes before it, and what neither says is usual."""
-    if given is not None:
-        return given
+@dataclass(frozen=True)
+class Given:
+    """What a person says of the grid, each part in place of the records' own; None leaves theirs.
+
+    `by` is what it was given to. Raises `LoomError` for what no grid can be.
+    """
+
+    pue: float | None = None
+    carbon_intensity: float | None = None
+    source: str | None = None
+    by: str = "loom report"
+
+    def __post_init__(self) -> None:
+        self.over(Grid())
+
+    def over(self, grid: Grid) -> Grid:
+        """`grid` with what was given; its source says of each part who gave it."""
+        parts = {"PUE": self.pue, "carbon intensity": self.carbon_intensity}
+        named = " and ".join(name for name, value in parts.items() if value is not None)
+        told = [f"{named} as given to {self.by}"] if named else []
+        kept = [grid.source] if self.carbon_intensity is None else []
+        return Grid(
+            grid.pue if self.pue is None else self.pue,
+            grid.carbon_intensity if self.carbon_intensity is None else self.carbon_intensity,
+            "; ".join([*kept, *told]) if self.source is None else self.source,
+        )
+
+
+def grid_of(recipe: Mapping[str, Any], given: Given | None = None) -> Grid:
+    """The grid a recipe's `energy` section names; what `given` says goes before it, what neither says is usual."""
     said = recipe.get("energy")
     said = said if isinstance(said, Mapping) else {}
     usual = Grid()
     pue, intensity = said.get("pue"), said.get("carbon_intensity")
     source = str(said.get("source") or "the run's recipe") if intensity is not None else usual.source
-    return Grid(
+    grid = Grid(
         usual.pue if pue is None else float(pue),
         usual.carbon_intensity if intensity is None else float(intensity),
         source,
     )
+    return grid if given is None else given.over(grid)
 
 
 def carbon(kwh: float, pue: float, intensity: float) -> float:
@@ -81,15 +108,18 @@ BOARD: Mapping[str, float] = MappingProxyType(
 """Watts of a device at most, by what its name holds (data sheets; of an MI250X the half that is one device)."""
 
 
-def of_run(folder: Path, seconds: float, grid: Grid, device: str = "cpu", ranks: int = 1) -> Energy | None:
+def of_run(
+    folder: Path, seconds: float, grid: Grid, device: str = "cpu", ranks: int = 1, cores: int | None = None
+) -> Energy | None:
     """A stage's energy: what was sampled in its folder, else an estimate, which says that it is one.
 
-    `device` and `ranks` are what it ran on. None for a device whose power is not known.
+    `device`, `ranks` and `cores` are what it ran on; without `cores` this machine's are counted. None for a device
+    whose power is not known.
     """
     if (found := measured(folder)) is not None:
         return _energy(found[0], True, found[1], grid)
     if device == "cpu":
-        return estimate(seconds, os.cpu_count() or 1, grid)
+        return estimate(seconds, cores or os.cpu_count() or 1, grid)
     if (watts := next((value for name, value in BOARD.items() if name in device), None)) is None:
         return None
     how = (

@@ -437,7 +437,7 @@ def _energy(data: ReportData) -> Html | None:
         el("h2", "Energy and carbon"),
         el("p", f"{energy.kwh:.3g} kWh ({kind}), {energy.kg_co2:.3g} kg CO₂eq.", class_="lead"),
         el("p", formula),
-        el("p", f"{energy.how}. Carbon intensity: {energy.source}.", class_="quiet"),
+        el("p", f"{energy.how}. Grid: {energy.source}.", class_="quiet"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from loom.artifact import load as load_artifact
 from loom.errors import LoomError
 from loom.report.ancestry import nodes
 from loom.report.data import Energy, Points, ReportData, Stage, Training, load
-from loom.report.energy import Grid, grid_of, of_run, on
+from loom.report.energy import Given, Grid, grid_of, of_run, on
 from loom.report.noise import sentences
 from loom.report.sweep import Outcome, final_losses, groups, table
 
@@ -30,16 +31,17 @@ BESIDE = (
 WHOLE = ("eval/loss", "eval/validation/loss")
 
 
-def read_records(path: Path, grid: Grid | None = None) -> ReportData:
-    """What there is to show of the run at `path`; `grid` says where its power came from.
+def read_records(path: Path, grid: Given | None = None) -> ReportData:
+    """What there is to show of the run at `path`; `grid` goes before what the records say of its power.
 
     Raises `LoomError` if it holds no records.
     """
     if (path / RECORDS).is_file():
         found = load(path / RECORDS)
-        return (
-            found if grid is None or found.energy is None else replace(found, energy=on(found.energy, grid))
-        )
+        if grid is None or found.energy is None:
+            return found
+        was = found.energy
+        return replace(found, energy=on(was, grid.over(Grid(was.pue, was.carbon_intensity, was.source))))
     if (path / METRICS).is_file():
         return training_run(path, grid)
     what = "is not there" if not path.exists() else f"holds neither {RECORDS} nor {METRICS}"
@@ -93,7 +95,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix.rstrip("."): json.dumps(value)}
 
 
-def training_run(path: Path, grid: Grid | None = None) -> ReportData:
+def training_run(path: Path, grid: Given | None = None) -> ReportData:
     """A training run's page: its curves, lineage, time and recipe."""
     lines = read_metrics(path / METRICS)
     made = load_artifact(path, "run") if (path / "manifest.json").is_file() else None
@@ -110,25 +112,24 @@ def training_run(path: Path, grid: Grid | None = None) -> ReportData:
         stages=(Stage("train", float(seconds)),) if seconds else (),
         lineage=nodes(lineage(path)) if made else (),
         energy=run_energy(path, grid),
-        environment=environment(recipe) | _devices(path),
+        environment=environment(path, recipe),
         notes=notes,
     )
 
 
-def run_energy(path: Path, grid: Grid | None = None) -> Energy | None:
-    """A training run's energy on its recipe's grid, or on `grid`; None where its time or device is not known."""
+def run_energy(path: Path, grid: Given | None = None) -> Energy | None:
+    """A training run's energy on its recipe's grid, `grid` before it; None where its time or device is not known."""
     if not (path / METRICS).is_file():
         return None
     seconds = _seconds(path, read_metrics(path / METRICS))
     ran = read_run(path) if (path / RUN).is_file() else {}
-    device, ranks = str(ran.get("device") or "cpu"), int(ran.get("ranks") or 1)
-    return of_run(path, seconds, grid_of(_recipe(path), grid), device, ranks) if seconds else None
-
-
-def _devices(path: Path) -> dict[str, str]:
-    """What the run's own records say it ran on."""
-    ran = read_run(path) if (path / RUN).is_file() else {}
-    return {"ran on": f"{ran.get('ranks') or 1} x {ran['device']}"} if ran.get("device") else {}
+    if not seconds:
+        return None
+    device, ranks, cores = str(ran.get("device") or "cpu"), int(ran.get("ranks") or 1), ran.get("cores")
+    found = of_run(path, seconds, grid_of(_recipe(path), grid), device, ranks, cores)
+    if found is None or found.measured or device != "cpu" or cores:
+        return found
+    return replace(found, how=f"{found.how}; its records do not say how many cores, these are this machine's")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -201,26 +202,20 @@ def _seconds(path: Path, lines: list[dict[str, Any]]) -> float | None:
     recorded = read_run(path).get("seconds") if (path / RUN).is_file() else None
     if isinstance(recorded, (int, float)):
         return float(recorded)
-    spent = [line["seconds"] for line in lines if isinstance(line.get("seconds"), (int, float))]
-    return float(spent[-1]) if spent else None
+    spent = [float(line["seconds"]) for line in lines if isinstance(line.get("seconds"), (int, float))]
+    ends = [
+        now for now, later in itertools.pairwise(spent) if later < now
+    ]  # a resumed run counts from 0 again
+    return sum(ends) + spent[-1] if spent else None
 
 
-def environment(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """This machine and these versions, and the recipe's seed."""
-    import os
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    from loom.version import VERSION
-
-    found = {"Loom": VERSION, "Python": platform.python_version()}
-    for name in ("torch", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    found["processor"] = f"{os.cpu_count()} cores, {platform.machine()}"
-    found["system"] = platform.system()
+def environment(path: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """What the run's own records say of the machine and the versions it had, and the recipe's seed."""
+    ran = read_run(path) if (path / RUN).is_file() else {}
+    said = ran.get("environment")
+    found = {str(key): str(value) for key, value in said.items()} if isinstance(said, Mapping) else {}
     if "seed" in recipe:
         found["seed"] = str(recipe["seed"])
+    if ran.get("device"):
+        found["ran on"] = f"{ran.get('ranks') or 1} x {ran['device']}"
     return found

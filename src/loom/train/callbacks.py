@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from loom.model.config import ModelConfig
 from loom.model.transformer import Transformer
 from loom.train.checkpoint import write_json
 from loom.train.config import RunConfig
+from loom.version import VERSION
 
 Record = dict[str, float | int | str]
 Evaluate = Callable[[Transformer, int], Mapping[str, float]]
@@ -70,8 +75,20 @@ def logged(path: Path) -> Iterator[Record]:
             continue
 
 
+def environment() -> dict[str, str]:
+    """This machine and the versions here."""
+    return {
+        "Loom": VERSION,
+        "Python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "processor": f"{os.cpu_count()} cores, {platform.machine()}",
+        "system": platform.system(),
+    }
+
+
 class MetricsFile(Callback):
-    """`metrics.jsonl`: one object a logged step, evaluation merged in under `eval/`; `run.json`: the device.
+    """`metrics.jsonl`: one object a logged step, evaluation merged in under `eval/`; `run.json`: what it ran on.
 
     On resume, lines past the checkpoint's step are cut, so that no step is there twice.
     """
@@ -81,7 +98,13 @@ class MetricsFile(Callback):
         self.pending: Record | None = None
 
     def on_start(self, run: RunInfo) -> None:
-        write_json(self.path.with_name("run.json"), {"device": run.device, "ranks": run.ranks})
+        here = {
+            "device": run.device,
+            "ranks": run.ranks,
+            "cores": os.cpu_count(),
+            "environment": environment(),
+        }
+        write_json(self.path.with_name("run.json"), here)
         kept = [record for record in logged(self.path) if int(record["step"]) < run.first_step]
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
