@@ -45,6 +45,7 @@ def run(
     from loom.model.sampling import Sampling
     from loom.serve.complete import open_session
     from loom.serve.terminal import Chat, converse, to_stdout
+    from loom.serve.text import require_utf8
     from loom.serve.thread import tracer
     from loom.train.opening import model_folder
 
@@ -59,14 +60,14 @@ def run(
         (lambda text: None) if quiet else to_stdout,
         tracer(index, run_folder) if index else None,
         seeded=seed is not None,
-        system=system,
+        system=require_utf8(system, "--system"),
     )
     interactive = prompt is None and sys.stdin.isatty()
     if interactive:
         console.say(f"{model} ({form.note}). /help lists commands.")
         import readline  # noqa: F401  (line editing and history in input())
     if prompt is not None:
-        chat.messages.append(Message("user", prompt))
+        chat.messages.append(Message("user", require_utf8(prompt, "--prompt")))
         chat.answer()
     else:
         converse(chat, sys.stdin, interactive)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from loom.console import console
+from loom.errors import LoomError
 
 app = typer.Typer(add_completion=False)
 
@@ -36,9 +37,11 @@ def run(
     """
     from loom.model.sampling import Sampling
     from loom.serve.complete import Completion, encode_prompt, open_session, stream
+    from loom.serve.text import require_utf8
 
+    text = _piped() if prompt is None else require_utf8(prompt, "--prompt")
     session = open_session(model, dtype)
-    ids = encode_prompt(session.tokenizer, sys.stdin.read() if prompt is None else prompt)
+    ids = encode_prompt(session.tokenizer, text)
     sampling = Sampling(
         session.room(ids, max_new_tokens), temperature, top_k, top_p, min_p, repetition_penalty, seed
     )
@@ -57,3 +60,12 @@ def run(
         "prompt_tokens": result.prompt_tokens,
         "seconds": round(result.seconds, 3),
     }
+
+
+def _piped() -> str:
+    from loom.serve.text import require_utf8
+
+    try:
+        return require_utf8(sys.stdin.read(), "Standard input")
+    except UnicodeDecodeError as error:
+        raise LoomError(f"Standard input is not UTF-8 (at byte {error.start}): convert it first.") from None

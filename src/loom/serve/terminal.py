@@ -196,12 +196,20 @@ def shown(found: dict[str, object]) -> Iterator[str]:
 
 
 def converse(chat: Chat, lines: TextIO, interactive: bool) -> None:
-    """Read messages and commands until the end. Without a terminal, answers are all that is written."""
+    """Read messages and commands until the end. Without a terminal, answers are all that is written.
+
+    Raises `LoomError` where what is piped in is not UTF-8.
+    """
     while True:
         try:
             line = _read(lines, interactive)
         except KeyboardInterrupt:
             chat.write("\n[/quit leaves]\n")
+            continue
+        except UnicodeError as error:  # in a pipe nobody would see that a message was left out
+            if not interactive:
+                raise LoomError(f"What is piped in is not UTF-8 ({error}): convert it first.") from None
+            chat.write("That line is not UTF-8 and was left out.\n")
             continue
         if line is None:
             return
@@ -232,6 +240,7 @@ def _read(lines: TextIO, interactive: bool) -> str | None:
             return None
         if not interactive and not line:
             return "\n".join(parts) if parts else None
+        line.encode()  # in some locales, bytes that are no UTF-8 come as halves of characters
         line = line.rstrip("\n")
         if not line.endswith("\\"):
             return "\n".join([*parts, line])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from loom.errors import LoomError
 from loom.tokens.tokenizer import Tokenizer
 
 
@@ -55,3 +56,12 @@ def held_back(text: str, stops: Sequence[str]) -> int:
         if any(stop.startswith(text[-length:]) for stop in stops):
             return length
     return 0
+
+
+def require_utf8(text: str, what: str) -> str:
+    """`text`, unless bytes that are no UTF-8 came as halves of characters, as arguments do: a `LoomError`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LoomError(f"{what} is not UTF-8 (at character {error.start}): convert it first.") from None
+    return text
