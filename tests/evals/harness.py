@@ -105,6 +105,14 @@ def rolling(lm: Any, texts: Sequence[str]) -> list[float]:
     return [float(value) for value in lm.loglikelihood_rolling(requests, disable_tqdm=True)]
 
 
+def loglikelihoods(lm: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Of continuations behind contexts."""
+    from lm_eval.api.instance import Instance
+
+    requests = [Instance("loglikelihood", doc={}, arguments=pair, idx=i) for i, pair in enumerate(pairs)]
+    return [float(value) for value, _ in lm.loglikelihood(requests, disable_tqdm=True)]
+
+
 def _config(name: str, rows: Rows, examples: Rows) -> dict[str, Any]:
     import datasets
     import lm_eval.tasks

@@ -97,6 +97,8 @@ def test_what_has_no_rows_is_named_and_the_rest_compared(
 def test_other_texts_under_one_name_are_refused(tmp_path: Path) -> None:
     folders = [write(tmp_path / name, [1, 0]) for name in "abc"]
     for folder, size in zip(folders, (10, 10, 11), strict=True):
+        body = json.loads((folder / "results.json").read_text())
+        (folder / "results.json").write_text(json.dumps({**body, "text": [{"path": "web.jsonl"}]}))
         line = {"id": "x:1", "source": "web", "domain": "web", "nll": 7.0, "end": 1.0, "tokens": 4}
         (folder / "text.jsonl").write_text(json.dumps({**line, "bytes": size}) + "\n")
     assert [item.task for item in compare(folders[0], folders[1])] == ["quiz", "web"]

@@ -21,7 +21,11 @@ QUESTION = "What happens to the water in a kettle when it is heated for long?"
 ROWS = {
     "arc_easy": rows.labelled(QUESTION, ["It boils", "It freezes"], "A"),
     "arc_easy:olmes-mcf": rows.labelled(QUESTION, ["It boils", "It freezes"], "A"),
-    "mmlu": {"question": QUESTION, "choices": ["It boils", "It freezes"], "answer": 0},
+    "mmlu": {
+        "question": QUESTION,
+        "choices": ["It boils", "It freezes", "It glows", "It rests"],
+        "answer": 0,
+    },
     "truthfulqa_mc1": {
         "question": QUESTION,
         "mc1_targets": {"choices": ["It boils", "It freezes"], "labels": [1, 0]},

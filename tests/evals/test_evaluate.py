@@ -12,9 +12,10 @@ import pytest
 from safetensors.torch import save_file
 
 from loom import artifact
-from loom.cli.eval import show
+from loom.cli.eval import show, show_reweighted
 from loom.errors import LoomError
 from loom.evals import cache
+from loom.evals.compare import compare
 from loom.evals.contamination import History
 from loom.evals.curve import evaluate_run
 from loom.evals.evaluate import EvalRecipe, best_forms, evaluate
@@ -198,6 +199,26 @@ def test_what_training_data_was_cleaned_against_was_not_trained_on(
         assert (History(folder).saw([], [digest]) is not None) == seen
 
 
+def test_worked_examples_are_named_and_others_are_not_compared(
+    folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    subject, dev = load_subject(folder), questions / "mmlu" / "world_religions.dev.jsonl"
+    recipe = EvalRecipe(tasks=("mmlu:5shot", "mmlu"), data=questions)
+    for name, lines in (("one", rows.MMLU_DEV), ("same", rows.MMLU_DEV), ("two", rows.MMLU_DEV[::-1])):
+        dev.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        evaluate(subject, recipe, tmp_path / name)
+        tasks = json.loads((tmp_path / name / "results.json").read_text())["tasks"]
+        named = {
+            "path": "mmlu/world_religions.dev.jsonl",
+            "split": "dev",
+            "digest": artifact.digest_file(dev),
+        }
+        assert tasks["mmlu:5shot"]["example_files"] == [named] and "example_files" not in tasks["mmlu"]
+    assert [item.task for item in compare(tmp_path / "one", tmp_path / "same")] == ["mmlu:5shot", "mmlu"]
+    with pytest.raises(LoomError, match="different worked examples"):
+        compare(tmp_path / "one", tmp_path / "two")
+
+
 def test_a_missing_file_is_said_before_anything_is_scored_or_lost(
     folder: Path, questions: Path, tmp_path: Path
 ) -> None:
@@ -210,6 +231,27 @@ def test_a_missing_file_is_said_before_anything_is_scored_or_lost(
     with pytest.raises(LoomError, match="Did you mean 'piqa'"):
         plan(EvalRecipe(tasks=("piqq",), data=questions))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_next_evaluation_in_a_folder_keeps_nothing_of_the_one_before(
+    folder: Path, questions: Path, tmp_path: Path
+) -> None:
+    """Its text would be compared as that of the model that never read it; what is not an evaluation's stays."""
+    (tmp_path / "book.txt").write_text("It was a dark night. " * 20)
+    both = EvalRecipe(tasks=("piqa", "sciq"), data=questions, text=(tmp_path / "book.txt",))
+    subject, out = load_subject(folder), tmp_path / "out"
+    for place in (out, tmp_path / "both"):
+        evaluate(subject, both, place)
+    assert [item.task for item in compare(out, tmp_path / "both")] == ["piqa", "sciq", "book"]
+    (out / "notes.jsonl").write_text("{}\n")
+    evaluate(subject, EvalRecipe(tasks=("piqa",), data=questions), out)
+    names = {"piqa.jsonl", "results.json", "manifest.json", "run.json", "notes.jsonl"}
+    assert {path.name for path in out.iterdir()} == names
+    (out / "text.jsonl").write_bytes((tmp_path / "both" / "text.jsonl").read_bytes())  # of a killed one
+    assert [item.task for item in compare(out, tmp_path / "both")] == ["piqa"]
+    with pytest.raises(LoomError, match="an evaluation without text"):
+        show_reweighted(out, "book=1")
+    assert show_reweighted(tmp_path / "both", "book=1")["bits_per_byte"] > 0
 
 
 def test_the_table_has_errors_and_says_what_was_cut_left_out_or_read_elsewhere(
@@ -282,7 +324,7 @@ def test_figures_stand_beside_others_of_their_protocol_only() -> None:
     assert "table 3" in paper[0] and paper[2][-1] == ["mine", *[None] * 8]
     mine = body(piqa__olmes=("acc_char", 0.5), toxigen=("toxic[classifier]", 12.5), piqa=("acc", 0.9))
     olmes, adapted = tables({"mine": mine})
-    assert olmes[2][-1][1 + olmes[1][1:].index("piqa")] == "50.0 (n 3)"
+    assert olmes[2][-1][1 + olmes[1][1:].index("piqa")] == "50.0 (n 3, cloze form only)"
     assert adapted[2][-1][1:] == [None, None, "12.5 (n 3, toxic[classifier])", None]
     assert olmes[2][0][0] == "split and rows"
 

@@ -16,6 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
 
+from loom.errors import LoomError
+from loom.evals.fetch import fetch_rows
+from loom.evals.plan import plan
+from loom.evals.settings import EvalRecipe
 from loom.evals.written import WRITTEN
 from loom.model.huggingface import config_to_huggingface, to_huggingface
 from loom.tasks import registry
@@ -101,6 +105,19 @@ def test_what_the_hub_does_not_have_is_one_paragraph(model: Path, hub: str) -> N
     assert "allenai/sciq could not be fetched from the Hugging Face Hub" in said
     assert "sciq.test.parquet yourself" in said
     assert "Traceback" not in said
+
+
+def test_what_cannot_be_fetched_is_said_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that --fetch is of use to the adaptation suite; and no message sends a user back to it."""
+    (tmp_path / "truthfulqa.validation.jsonl").write_text(json.dumps({"question": "Is it?"}) + "\n")
+    fetch_rows(registry.WRITTEN, tmp_path)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "alpaca_eval is not fetched." in said and "toxigen is not fetched." in said
+    assert "--fetch gets it" not in said
+    with pytest.raises(LoomError, match="--fetch does not get it"):
+        plan(EvalRecipe(tasks=("alpaca_eval",), data=tmp_path))
 
 
 def test_the_list_names_what_can_be_written() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 import torch
 
 from loom.errors import LoomError
+from loom.evals import cache, written
 from loom.evals.encode import encode_items
+from loom.evals.evaluate import EvalRecipe, evaluate_text
 from loom.evals.items import score_items
 from loom.evals.subject import digest, load_subject
 from loom.evals.written import generate_answers
 from loom.tasks.item import choose
 from tests.conftest import skip_by_name
+from tests.evals import harness
 from tests.evals.conftest import byte_tokenizer
 
 SMALL: dict[str, Any] = {
@@ -89,6 +93,96 @@ def test_equal_to_its_own_forward(tmp_path: Path, family: str, more: dict[str, A
             first = len(pair.context) - 1
             expected = sum(table[first + i, token] for i, token in enumerate(pair.continuation))
             assert value == pytest.approx(float(expected), abs=1e-3)
+
+
+BEGIN = 262
+
+
+def write_with_begin(folder: Path, stated: bool = True) -> Path:
+    """A Llama whose tokenizer, as Llama 3's, puts a token of its own before every text."""
+    write(folder, "Llama", {"bos_token_id": BEGIN})
+    spec: dict[str, Any] = byte_tokenizer()
+    spec["added_tokens"].append({**spec["added_tokens"][0], "id": BEGIN, "content": "<|begin|>"})
+    token = {"id": "<|begin|>", "ids": [BEGIN], "tokens": ["<|begin|>"]}
+    before = {"SpecialToken": {"id": "<|begin|>", "type_id": 0}}
+    text = [{"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB")]
+    template = {
+        "type": "TemplateProcessing",
+        "single": [before, text[0]],
+        "pair": [before, text[0], before, text[1]],
+        "special_tokens": {"<|begin|>": token},
+    }
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    spec["post_processor"] = {"type": "Sequence", "processors": [level, template]} if stated else None
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>"}
+    settings |= {"eos_token": "<|endoftext|>", "pad_token": "<|padding|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+OPENED = [
+    choose(0, "Question: what is the thing?\nAnswer:", ("the inner thing", "a"), 0, unconditioned="Answer:"),
+    choose(1, "in the ", ("x", "y"), 0, joint=""),
+    choose(2, "", ("the", "in the"), 0, joint=""),
+]
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_what_its_tokenizer_puts_before_a_text_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: bool
+) -> None:
+    """Ids are those of the tokenizer with all it adds by itself; before nothing stands its BOS in any case."""
+    from tokenizers import Tokenizer as Fast
+
+    folder = write_with_begin(tmp_path, stated)
+    subject, fast = load_subject(folder), Fast.from_file(str(folder / "tokenizer.json"))
+    conditioned, free = encode_items(OPENED, subject.tokenizer, subject.opening)
+    for item, group in zip(OPENED, conditioned, strict=True):
+        for pair, (context, continuation) in zip(group, item.pairs, strict=True):
+            whole = fast.encode(context + continuation).ids
+            assert [*pair.context, *pair.continuation] == (whole if context or stated else [BEGIN, *whole])
+            assert list(pair.context) == (fast.encode(context.rstrip()).ids or [BEGIN])
+    assert list(free[0][0].context) == fast.encode("Answer:").ids
+    scores, _ = cache.items(subject, OPENED, subject.max_length)
+    for group, logp in zip(conditioned, scores.logp, strict=True):
+        for pair, value in zip(group, logp, strict=True):
+            with torch.no_grad():
+                ids = torch.tensor([[*pair.context, *pair.continuation]])
+                table = subject.model.inner(ids[:, :-1]).logits.double().log_softmax(-1)[0]
+            rows = range(len(pair.context) - 1, ids.shape[1] - 1)
+            expected = sum(float(table[row, ids[0, row + 1]]) for row in rows)
+            assert value == pytest.approx(expected, abs=1e-3)
+    (tmp_path / "a.txt").write_text("in the end")
+    score = evaluate_text(subject, EvalRecipe(text=(tmp_path / "a.txt",)))[1][0]
+    ids = torch.tensor([[BEGIN, *subject.tokenizer.encode("in the end").tolist()]])
+    with torch.no_grad():
+        table = subject.model.inner(ids[:, :-1]).logits.double().log_softmax(-1)[0]
+    expected = sum(float(table[row, ids[0, row + 1]]) for row in range(ids.shape[1] - 1))
+    assert score["nll"] == pytest.approx(-expected, abs=1e-3)
+    asked: list[Any] = []
+
+    def keep(_: Any, ids: list[list[int]], *__: Any) -> list[Any]:
+        asked.extend(ids)
+        return []
+
+    monkeypatch.setattr(written, "generate_answers", keep)
+    task = written.WRITTEN["alpaca_eval"]
+    written.write_answers(subject, task, [written.Prompt("in the", {})], chat=False)
+    assert asked == [fast.encode("in the").ids if stated else [260, *fast.encode("in the").ids]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stated", [True, False])
+def test_with_its_first_token_it_is_scored_as_by_the_harness(tmp_path: Path, stated: bool) -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        skip_by_name("lm-evaluation-harness")
+    folder = write_with_begin(tmp_path, stated)
+    subject = load_subject(folder)
+    scores, _ = cache.items(subject, OPENED, subject.max_length)
+    lm = harness.language_model(str(folder))
+    for item, logp in zip(OPENED, scores.logp, strict=True):
+        assert list(logp) == pytest.approx(harness.loglikelihoods(lm, item.pairs), abs=1e-3)
 
 
 UNKNOWN: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = [

@@ -142,3 +142,25 @@ def test_another_mixture_on_the_command_line(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as ended:
         main(["eval", str(tmp_path), "--reweight", "news=1"])
     assert ended.value.code == 1
+
+
+def test_a_mixture_of_domains_of_one_name_takes_them_as_they_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RedPajama's c4 is not pooled with another's."""
+    rows = [("redpajama", "c4", 70.0), ("dolma", "c4", 30.0), ("redpajama", "arxiv", 50.0)]
+    lines = [
+        {"id": str(i), "source": source, "domain": domain, "nll": nll, "end": 1.0, "tokens": 10, "bytes": 100}
+        for i, (source, domain, nll) in enumerate(rows)
+    ]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for mix, bits in (("redpajama/c4=1", 0.7), ("dolma/c4=1", 0.3), ("dolma/c4=1,arxiv=1", 0.4)):
+        with pytest.raises(SystemExit) as ended:
+            main(["eval", str(tmp_path), "--reweight", mix, "--json"])
+        assert ended.value.code in (0, None)
+        value = json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_byte"]
+        assert value == pytest.approx(bits / math.log(2))
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path), "--reweight", "c4=1"])
+    assert ended.value.code == 1
+    assert "no domain 'c4'; it has arxiv, dolma/c4, redpajama/c4" in " ".join(capsys.readouterr().err.split())

@@ -31,3 +31,20 @@ def test_of_palomas_splits_one_is_read(tmp_path: Path) -> None:
     assert [text.id for text in read_texts(globbed)] == ["test"]
     with pytest.raises(LoomError, match="with the split 'dev'"):
         text_files([tmp_path], "dev")
+
+
+def test_files_of_one_name_in_two_folders_are_two_domains(tmp_path: Path) -> None:
+    """Shards are numbered alike everywhere; folders of one name are told apart by more of their path."""
+    for name in ("web/part-0", "web/part-1", "wiki/part-0", "books"):
+        write_lines(tmp_path / "a" / f"{name}.jsonl", [{"id": name, "text": "x"}])
+    found = [(text.source, text.domain, text.id) for text in read_texts([tmp_path / "a"])]
+    assert found == [
+        ("books", "books", "books"),
+        ("web", "web", "web/part-0"),
+        ("web", "web", "web/part-1"),
+        ("wiki", "wiki", "wiki/part-0"),
+    ]
+    write_lines(tmp_path / "b" / "web" / "part-0.jsonl", [{"id": "other", "text": "x"}])
+    both = [tmp_path / "a" / "web", tmp_path / "b" / "web" / "part-0.jsonl"]
+    assert [text.domain for text in read_texts(both)] == ["a/web", "a/web", "b/web"]
+    assert [text.domain for text in read_texts([tmp_path / "a" / "web"] * 2)] == ["part-0", "part-1"] * 2

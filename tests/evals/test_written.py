@@ -157,6 +157,23 @@ def test_a_judge_that_cannot_judge_is_said_before_a_model_is_loaded(
         plan(EvalRecipe(tasks=tasks, data=questions, judges=(spec,)))
 
 
+@pytest.mark.parametrize("row", [{"instruction": "Go on."}, {"instruction": "Go on.", "output": None}])
+def test_a_model_is_not_judged_against_an_answer_that_is_not_there(
+    folder: Path, questions: Path, row: dict[str, Any]
+) -> None:
+    """It would win against nothing. What was judged before needs no reference."""
+    file = questions / "alpaca_eval.jsonl"
+    file.write_text(file.read_text() + json.dumps(row) + "\n")
+    recipe = EvalRecipe(tasks=("alpaca_eval",), data=questions)
+    for judge in (f"model:{folder}", "endpoint:http://127.0.0.1:1/v1#m"):
+        with pytest.raises(LoomError, match=r"alpaca_eval\.jsonl:3: this row has no output"):
+            plan(replace(recipe, judges=(judge,)))
+    stored = questions / "annotations.jsonl"
+    stored.write_text(json.dumps({"instruction": "Go on.", "output_2": "x", "preference": 2}) + "\n")
+    for judges in ((), (f"replay:{stored}",)):
+        assert len(plan(replace(recipe, judges=judges)).written[0][1]) == 3
+
+
 def test_a_judge_by_itself_is_for_all_that_take_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judged, "_check", lambda *_: None)
     assert judges_for(["model:X"], ALL) == {"alpaca_eval": "model:X", "truthfulqa_gen": "model:X"}

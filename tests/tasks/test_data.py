@@ -73,6 +73,10 @@ BAD = [
     ("winogrande", {**rows.WINOGRANDE[0], "sentence": "No gap."}, "no blank"),
     ("winogrande", {**rows.WINOGRANDE[0], "answer": ""}, "answer is ''"),
     ("copa", {**rows.COPA[0], "question": "why"}, "not cause or effect"),
+    ("hellaswag", {**rows.HELLASWAG[0], "endings": ["a", "b", "c"]}, "3 choices, not 4"),
+    ("commonsense_qa", rows.labelled("q", ["a", "b", "c", "d"], "A"), "4 choices, not 5"),
+    ("commonsense_qa", rows.labelled("q", ["a", "b", " ", "d", "e"], "A"), "choice 2 .* empty"),
+    ("arc_easy:olmes-mcf:0shot", rows.labelled("q", ["a", ""], "A"), "choice 1 .* empty"),
     ("truthfulqa_mc2", {"question": "q", "mc2_targets": {"choices": ["a"], "labels": [1]}}, "some must be"),
 ]
 
@@ -81,13 +85,24 @@ BAD = [
 def test_a_bad_row_is_named_and_never_scored(
     tmp_path: Path, name: str, row: dict[str, Any], why: str
 ) -> None:
-    good = rows.ROWS[name]
-    write(tmp_path, f"{name}.validation.jsonl", [*good, row])
+    file = name.split(":")[0]
+    good = rows.ROWS[file]
+    write(tmp_path, f"{file}.validation.jsonl", [*good, row])
     with pytest.raises(LoomError, match=f"jsonl:{len(good) + 1}.*{why}"):
         data.load(registry.task(name), tmp_path)
     loaded = data.load(registry.task(name), tmp_path, skip_bad=True)
     assert len(loaded.items) == len(good)
-    assert list(loaded.bad) == [f"{name}.validation.jsonl:{len(good) + 1}"]
+    assert list(loaded.bad) == [f"{file}.validation.jsonl:{len(good) + 1}"]
+
+
+@pytest.mark.parametrize("name", [name for name in registry.TASKS if name.split(":")[0].startswith("mmlu")])
+@pytest.mark.parametrize("choices", [["4", "5", "6"], ["4", "5", "6", ""], ["4", "5", "6", "7", "8"]])
+def test_a_question_of_mmlu_has_four_choices(tmp_path: Path, name: str, choices: list[str]) -> None:
+    """In every protocol's form, also where only letters are scored."""
+    write(tmp_path, "mmlu/world_religions.test.jsonl", [*rows.MMLU, {**rows.MMLU[0], "choices": choices}])
+    write(tmp_path, "mmlu/world_religions.dev.jsonl", rows.MMLU_DEV)
+    with pytest.raises(LoomError, match=r"world_religions\.test\.jsonl:4: .*(not 4|choice 3 .* empty)"):
+        data.load(registry.task(name), tmp_path, split="test")
 
 
 @pytest.mark.parametrize("name", ["parquet", "arrow", "jsonl.gz", "jsonl.zst"])
@@ -131,6 +146,22 @@ def test_the_papers_sample_is_catwalks(tmp_path: Path) -> None:
         3,
         4,
     ]
+
+
+def test_a_sample_is_drawn_from_all_subjects_together(tmp_path: Path) -> None:
+    """In the loop 200 rows of MMLU are 200, and not 200 of each of 57 subjects; each subject stays in its order."""
+    sizes = {"anatomy": 30, "virology": 10}
+    for subject, size in sizes.items():
+        many = [{**rows.MMLU[i % 3], "question": f"{subject} {i}"} for i in range(size)]
+        write(tmp_path, f"mmlu/{subject}.test.jsonl", many)
+    task = registry.task("mmlu")
+    every = [(subject, index) for subject, size in sizes.items() for index in range(size)]
+    drawn = [every[place] for place in sorted(random.Random(1234).sample(range(40), 12))]
+    for sample, kept in ((12, drawn), (40, every), (None, every)):
+        loaded = data.load(task, tmp_path, sample=sample)
+        assert [(item.group, item.doc_id) for item in loaded.items] == kept
+        assert loaded.rows == 40
+    assert len(data.load(task, tmp_path, limit=2).items) == 4
 
 
 def test_olmes_takes_up_to_1500_rows_whole_and_1000_of_more(tmp_path: Path) -> None:

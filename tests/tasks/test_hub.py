@@ -50,12 +50,34 @@ def test_rows_are_found_where_the_hub_has_them(tmp_path: Path, task: str, place:
     assert [item.doc_id for item in loaded.items] == list(range(len(rows.ROWS[task])))
 
 
-def test_a_repository_of_many_subjects_with_its_examples(tmp_path: Path) -> None:
+SUBJECTS = [
+    "mmlu/world_religions/{}-00000-of-00001.parquet",
+    "world_religions/{}-00000-of-00001.parquet",
+    "datasets--cais--mmlu/snapshots/0a1b/world_religions/{}-00000-of-00001.parquet",
+    "cais___mmlu/world_religions/0.0.0/0f9e/mmlu-{}.arrow",
+]
+
+
+@pytest.mark.parametrize("place", SUBJECTS)
+def test_a_repository_of_many_subjects_with_its_examples(tmp_path: Path, place: str) -> None:
     for split, lines in (("test", rows.MMLU), ("dev", rows.MMLU_DEV)):
-        put(tmp_path / "mmlu" / "world_religions" / f"{split}-00000-of-00001.parquet", lines)
+        put(tmp_path / place.format(split), lines)
     loaded = data.load(registry.task("mmlu:5shot"), tmp_path)
     assert loaded.found[0].split == "test"
     assert loaded.items[0].header.count("Answer:") == 5
+    assert [found.path for found in loaded.examples] == [tmp_path / place.format("dev")]
+
+
+def test_subjects_of_the_cache_stand_beside_those_of_the_folder(tmp_path: Path) -> None:
+    """A split of one in its folder, its examples in the cache, another wholly there."""
+    cache = "datasets--cais--mmlu/snapshots/0a1b/{}/{}-00000-of-00001.parquet"
+    put(tmp_path / "mmlu" / "world_religions.test.parquet", rows.MMLU)
+    put(tmp_path / cache.format("world_religions", "dev"), rows.MMLU_DEV)
+    for split, lines in (("test", rows.MMLU[:1]), ("dev", rows.MMLU_DEV)):
+        put(tmp_path / cache.format("anatomy", split), lines)
+    loaded = data.load(registry.task("mmlu:5shot"), tmp_path)
+    assert [item.group for item in loaded.items] == ["anatomy", *["world_religions"] * len(rows.MMLU)]
+    assert [found.split for found in (*loaded.found, *loaded.examples)] == ["test", "test", "dev", "dev"]
 
 
 def test_another_configuration_of_the_repository_is_not_taken(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ def run(
 
 def show_reweighted(folder: Path, mix: str) -> dict[str, Any]:
     """Another mixture's bits per byte, from the sums that an evaluation of text stored."""
-    from loom.evals.perplexity import read_scores, reweighted
+    from loom.evals.compare import has_text, read_results
+    from loom.evals.perplexity import by_domain, read_scores, reweighted
 
     shares: dict[str, float] = {}
     for part in mix.split(","):
@@ -160,8 +161,10 @@ def show_reweighted(folder: Path, mix: str) -> dict[str, Any]:
         raise LoomError(
             f"--reweight {mix} is no mixture: write domain=share,domain=share, as in web=0.7,wiki=0.3."
         )
+    if (folder / "results.json").is_file() and not has_text(read_results(folder), folder):
+        raise LoomError(f"{folder} is an evaluation without text: name the --out of `loom eval --text`.")
     scores = read_scores(folder / "text.jsonl")
-    domains = sorted({score.domain for score in scores})
+    domains = by_domain(scores)
     if unknown := sorted(set(shares) - set(domains)):
         raise LoomError(f"{folder} has no domain {unknown[0]!r}; it has {', '.join(domains)}.")
     value, error = reweighted(scores, shares)
@@ -169,7 +172,7 @@ def show_reweighted(folder: Path, mix: str) -> dict[str, Any]:
     rows = [[name, share / total] for name, share in shares.items()]
     console.table("Mixture", ["domain", "share of bytes"], rows)
     if error is None:
-        alone = [domain for domain in shares if sum(score.domain == domain for score in scores) < 2]
+        alone = [domain for domain in shares if len(domains[domain]) < 2]
         console.say(f"{value:.4f} bits per byte on this mixture; no error, {alone[0]} is one document")
     else:
         console.say(f"{value:.4f} ± {error:.4f} bits per byte on this mixture")

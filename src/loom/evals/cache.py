@@ -19,6 +19,7 @@ import orjson
 from loom.artifact import atomic_write, digest_bytes, digest_json
 from loom.console import Progress
 from loom.errors import LoomError
+from loom.evals.encode import PLAIN
 from loom.evals.items import Scores, score_items
 from loom.evals.rows import Row
 from loom.evals.scorer import Floats, score_rows
@@ -108,7 +109,8 @@ def items(
 ) -> tuple[Scores, bool]:
     """`score_items` of a subject, once for the same items; and whether the scores were known."""
     content = [[item.pairs, item.unconditioned, item.header, item.chat] for item in given]
-    name = key("items", of(subject), length, content)
+    opened = [] if subject.opening == PLAIN else [vars(subject.opening)]
+    name = key("items", of(subject), length, content, *opened)
     if (known := _read_scores(name, subject.cached)) is not None:
         return known, True
     scores = score_items(
@@ -116,6 +118,7 @@ def items(
         given,
         subject.tokenizer,
         length,
+        opening=subject.opening,
         budget=budget,
         device=subject.device,
         progress=progress,

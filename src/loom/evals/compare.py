@@ -72,7 +72,7 @@ def compare(a: Path, b: Path, metrics: Sequence[str] = (), seed: int = 0) -> lis
         headline = left["tasks"][name]["headline"]
         for metric in metrics or _measured(headline, first):
             result.append(_paired(name, metric, first, second, seed, a, b))
-    if (a / "text.jsonl").is_file() and (b / "text.jsonl").is_file():
+    if all(has_text(*side) for side in ((left, a), (right, b))):
         result += _compare_text(a, b, seed)
     if not result:
         raise LoomError(f"{a} and {b} have no task in common: evaluate both on the same tasks first.")
@@ -81,6 +81,11 @@ def compare(a: Path, b: Path, metrics: Sequence[str] = (), seed: int = 0) -> lis
 
 def _has_rows(results: Mapping[str, Any], folder: Path, name: str) -> bool:
     return "files" in results["tasks"][name] and (folder / f"{name}.jsonl").is_file()
+
+
+def has_text(results: Mapping[str, Any], folder: Path) -> bool:
+    """Whether this evaluation measured text: a text.jsonl that a killed one left says nothing of this model."""
+    return bool(results.get("text")) and (folder / "text.jsonl").is_file()
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -107,6 +112,14 @@ def _same_rows(name: str, left: Mapping[str, Any], right: Mapping[str, Any], a: 
         raise LoomError(
             f"{a} and {b} evaluated {name} on different rows (the files' digests differ), so documents "
             f"cannot be paired. Evaluate both on the same --data."
+        )
+    shown = [
+        [file["digest"] for file in side["tasks"][name].get("example_files", ())] for side in (left, right)
+    ]
+    if shown[0] != shown[1]:
+        raise LoomError(
+            f"{a} and {b} showed {name} with different worked examples (the files' digests differ), so the difference "
+            f"is not the models' alone. Evaluate both on the same --data."
         )
 
 

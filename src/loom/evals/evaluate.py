@@ -56,7 +56,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     planned = planned or plan(recipe)
     recipe = planned.recipe
     subject = replace(subject, cached=recipe.use_cache)
-    artifact.discard(out, "evaluation")
+    _discard(out)
     results: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {}
     names: list[str] = []
@@ -96,7 +96,8 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
             keep(written.name, [], about | {"seen": vars(seen)}, before)
             continue
         answers, result = _ask(subject, written, prompts, recipe)
-        about["format"] = chat_of(subject).note if recipe.chat else "raw text after an end-of-text token"
+        opened = subject.tokenizer.decode(subject.opening.always) or "an end-of-text token"
+        about["format"] = chat_of(subject).note if recipe.chat else f"raw text after {opened}"
         lines = [
             written.store(prompt, answer, subject.path.name)
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -107,7 +108,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
                 figures, said = judge_answers(written, prompts, answers, lines, judge, subject.cached)
                 result |= figures
                 about |= said
-            except (LoomError, OSError, RuntimeError, ValueError) as error:
+            except (LoomError, OSError, RuntimeError, ValueError, IndexError) as error:
                 result["judge_failed"] = f"{judge}: {error}"
                 console.warn(f"{written.name} was not judged; its answers are kept. {judge}: {error}")
         results[written.name] = result
@@ -139,7 +140,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
         "loom": VERSION,
         "versions": _versions(),
         "max_length": length(subject, recipe),
-        "prefix": "end of text before an empty context, a chat prompt and a document; nothing otherwise",
+        "prefix": subject.opening.note(subject.tokenizer),
         "seed": recipe.seed,
         "sample_seed": data.SEED,
         "tasks": sources,
@@ -160,6 +161,23 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     of_this_run = {"seconds_by_task": seconds, "cached": cached}
     write_json(out / artifact.RUN, artifact.read_run(out) | of_this_run)
     return made
+
+
+def _discard(out: Path) -> None:
+    """Take an earlier evaluation away, its rows and sums too: beside another model's figures they would pass for
+    that model's. Only what its manifest lists goes."""
+    artifact.refuse_other(out, "evaluation")
+    try:
+        listed = [output.path for output in artifact.load(out).outputs]
+    except LoomError:  # none there, or one that was changed by hand
+        listed = []
+    listed.sort(key=lambda name: name != "results.json")  # what makes it an evaluation goes first
+    for name in listed:
+        try:
+            (out / Path(name).name).unlink(missing_ok=True)
+        except OSError as error:
+            raise artifact.explain_os_error(error, out / name) from error
+    artifact.discard(out, "evaluation")
 
 
 def _ask(
@@ -244,19 +262,18 @@ def evaluate_task(
     subjects = [result for name, result in results.items() if name != task.name]
     results[task.name] = macro(task, results[task.name], subjects)
     facts: dict[str, Any] = {
-        "files": [
-            {
-                "path": f.path.relative_to(recipe.data).as_posix(),
-                "split": f.split,
-                "digest": f.digest,
-                **({"shards": len(f.paths)} if len(f.paths) > 1 else {}),
-            }
-            for f in loaded.found
-        ],
+        "files": [_file(one, recipe.data) for one in loaded.found],
         "protocol_split": task.splits[0] if task.splits else "",
         "headline": task.metrics[0],
         "rows": loaded.rows,
-        **({"examples": _examples(task)} if task.shots else {}),
+        **(
+            {
+                "examples": _examples(task),
+                "example_files": [_file(one, recipe.data) for one in loaded.examples],
+            }
+            if task.shots
+            else {}
+        ),
         "subjects": len(loaded.found) if task.subjects else 0,
         "bad": dict(loaded.bad),
         "truncated": scores.truncated,
@@ -266,6 +283,12 @@ def evaluate_task(
         "tokens_one_choice_at_a_time": scores.naive,
     }
     return results, list(lines_of(loaded.items, scores, outcomes)), facts, known
+
+
+def _file(found: Found, base: Path) -> dict[str, Any]:
+    shards = {"shards": len(found.paths)} if len(found.paths) > 1 else {}
+    path = found.path.relative_to(base).as_posix()
+    return {"path": path, "split": found.split, "digest": found.digest, **shards}
 
 
 def _examples(task: Task) -> str:
@@ -287,7 +310,8 @@ def evaluate_text(
         documents += token_documents(folder)
     if recipe.limit is not None:
         documents = [document for group in by_source(documents) for document in group[: recipe.limit]]
-    rows = perplexity.document_rows(documents, subject.tokenizer.eos_id, length(subject, recipe))
+    eos, first = subject.tokenizer.eos_id, subject.opening.empty
+    rows = perplexity.document_rows(documents, eos, length(subject, recipe), first)
     with console.progress("bits per byte", total=len(rows)) as progress:
         logp = cache.rows(subject, rows, 2 * len(documents), budget=recipe.token_budget, progress=progress)
     scores = perplexity.document_scores(documents, logp)

@@ -18,33 +18,42 @@ REVISION = "refs/convert/parquet"  # where the Hub keeps every data set as Parqu
 def fetch_rows(names: Sequence[str], folder: Path | None) -> None:
     """Put the rows of tasks and suites that are missing in `folder`, as `<task>.<split>.parquet`.
 
-    Raises `LoomError` if the Hub cannot be reached or has no such data set or split.
+    What --fetch does not get (`alpaca_eval`, `toxigen`) is said, and the rest is fetched. Raises `LoomError` if the Hub
+    cannot be reached or has no such data set or split.
     """
     if folder is None:
         raise LoomError("--fetch needs --data DIR, the folder to put the rows in.")
     written = [WRITTEN[name] for name in names if name in WRITTEN]
     for task in registry.tasks([name for name in names if name not in WRITTEN]):
-        parts: list[tuple[Path, tuple[str, ...], str, str]]
+        parts: list[tuple[Path, tuple[str, ...], str, str, tuple[data.Place, ...]]]
         if task.subjects:
-            parts = [(folder / task.files[0], (subject,), subject, task.source) for subject in task.subjects]
+            place = folder / task.files[0]
+            parts = [
+                (place, (subject,), subject, task.source, data.places(task, folder, subject))
+                for subject in task.subjects
+            ]
         else:
             repository, _, config = task.source.partition(":")
-            parts = [(folder, task.files, config, repository)]
-        for place, files, config, repository in parts:
-            if task.splits and not data.there(place, files, task.splits[0], task.source):
+            parts = [(folder, task.files, config, repository, ((folder, task.source),))]
+        for place, files, config, repository, where in parts:
+            if task.splits and not _there(files, task.splits[:1], where):
                 _fetch(repository, config, task.splits[:1], place, files[0])
-            if task.shots and not any(
-                data.there(place, files, split, task.source) for split in data.EXAMPLES
-            ):
+            if task.shots and not _there(files, data.EXAMPLES, where):
                 _fetch(repository, config, data.EXAMPLES, place, files[0])
     for kind in written:
         try:
             kind.files(folder)
-        except LoomError:
+        except LoomError as error:
             repository, _, config = kind.source.partition(":")
             if not repository:
-                raise
+                console.warn(f"{kind.name} is not fetched. {error}")
+                continue
             _fetch(repository, config, ("validation",), folder, kind.name)
+
+
+def _there(names: Sequence[str], splits: Sequence[str], places: Sequence[data.Place]) -> bool:
+    """Whether one of the splits is in one of the places."""
+    return any(data.there(at, names, split, source) for split in splits for at, source in places)
 
 
 def _fetch(repository: str, config: str, splits: Sequence[str], folder: Path, name: str) -> None:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from loom.errors import LoomError
+from loom.evals.encode import Opening
+from loom.tokens.tokenizer import Tokenizer
 
 OURS = ("olmo", "olmo2")
 PROBE = 12  # tokens of each part of the rows that a model is tried on
@@ -199,3 +201,23 @@ def load_foreign(path: Path, dtype: torch.dtype) -> Foreign:
     model = Foreign(inner.eval())
     model.check()
     return model
+
+
+def opening_of(path: Path, tokenizer: Tokenizer) -> Opening:
+    """What `transformers`, and with it lm-evaluation-harness, puts before a text: the tokens of the post-processor in
+    tokenizer.json; and before nothing the BOS of tokenizer_config.json, where there is one."""
+    processor = json.loads(tokenizer.data).get("post_processor") or {}
+    always: list[int] = []
+    for part in processor.get("processors", [processor]):
+        for piece in part.get("single", ()) if part.get("type") == "TemplateProcessing" else ():
+            if "SpecialToken" not in piece:
+                break
+            always += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+    try:
+        stated = json.loads((path / "tokenizer_config.json").read_bytes()).get("bos_token")
+    except (OSError, ValueError, AttributeError):
+        stated = None
+    bos = stated.get("content") if isinstance(stated, dict) else stated
+    if isinstance(bos, str) and bos in tokenizer.control:
+        return Opening(tuple(always), tokenizer.token_id(bos))
+    return Opening(tuple(always), always[-1] if always else None)

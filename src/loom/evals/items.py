@@ -10,7 +10,7 @@ import torch
 
 from loom.console import Progress
 from loom.errors import LoomError
-from loom.evals.encode import Pair, encode_items
+from loom.evals.encode import PLAIN, Opening, Pair, encode_items
 from loom.evals.prefix import Prefix
 from loom.evals.rows import Row, Scored, common_prefix, tree
 from loom.evals.scorer import Floats, Model, score_rows
@@ -49,6 +49,7 @@ def score_items(
     tokenizer: Tokenizer,
     max_length: int,
     *,
+    opening: Opening = PLAIN,
     budget: int | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -58,7 +59,7 @@ def score_items(
     What is longer than `max_length` tokens loses its left end, as in lm-evaluation-harness: of
     (context + continuation) the last `max_length` + 1 tokens stay, of which the last is only predicted.
     """
-    conditioned, free = encode_items(items, tokenizer)
+    conditioned, free = encode_items(items, tokenizer, opening)
     headers = [item.header for item in items] if isinstance(model, Transformer) else None
     # A model that reads neither masks nor positions as they are given takes one choice a row.
     widest = 0 if getattr(model, "plain", False) else None

@@ -18,6 +18,7 @@ from loom.evals.settings import clean
 from loom.evals.verdicts import toxicity, truthfulness
 from loom.evals.written import Prompt, Written
 from loom.tasks import data
+from loom.tasks.data import Found
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.opening import model_folder
 from loom.version import VERSION
@@ -90,6 +91,20 @@ def _check(task: str, spec: str) -> None:
         find_judge(spec)
 
 
+def check_references(task: str, spec: str, files: Sequence[Found], prompts: Sequence[Prompt]) -> None:
+    """Raise `LoomError`, naming the row, where a judge would compare with an answer that is not there: a model wins
+    against none. A replayed judgement compares nothing anew."""
+    if task != "alpaca_eval" or spec.startswith("replay:"):
+        return
+    for number, prompt in enumerate(prompts, 1):
+        if not isinstance(prompt.row.get("output"), str):
+            raise LoomError(
+                f"{files[0].path}:{number}: this row has no output, the reference answer that --judge {spec} is to "
+                f"compare with. Name the file of reference answers as alpaca_eval.jsonl in --data, or leave --judge "
+                f"out."
+            )
+
+
 def judge_answers(
     task: Written,
     prompts: Sequence[Prompt],
@@ -113,7 +128,7 @@ def judge_answers(
             )
         case _:
             comparisons = [
-                Comparison(prompt.text, str(prompt.row.get("output", "")), answer)
+                Comparison(prompt.text, str(prompt.row.get("output") or ""), answer)
                 for prompt, answer in zip(prompts, answers, strict=True)
             ]
             figures, described = judged(find_judge(spec, cached), comparisons)

@@ -57,14 +57,19 @@ class DocumentScore:
 
 
 def windows(
-    tokens: Sequence[int] | NDArray[np.integer], eos: int, max_length: int, key: int = 0, end_key: int = -1
+    tokens: Sequence[int] | NDArray[np.integer],
+    eos: int,
+    max_length: int,
+    key: int = 0,
+    end_key: int = -1,
+    first: int | None = None,
 ) -> list[Row]:
     """A document's rows: each reads at most `max_length` tokens, every token is predicted exactly once.
 
     With `end_key` the end-of-text token after the document is predicted as well, under that key; the
-    windows of the text stay what they are.
+    windows of the text stay what they are. `first` stands before the document in place of end of text (a BOS).
     """
-    whole = np.concatenate([[eos], np.asarray(tokens, dtype=np.int64)])
+    whole = np.concatenate([[eos if first is None else first], np.asarray(tokens, dtype=np.int64)])
     rows = []
     for start in range(1, len(whole), max_length):
         end = min(start + max_length, len(whole))
@@ -100,12 +105,14 @@ def score_documents(
     return document_scores(documents, logp)
 
 
-def document_rows(documents: Sequence[Document], eos: int, max_length: int) -> list[Row]:
+def document_rows(
+    documents: Sequence[Document], eos: int, max_length: int, first: int | None = None
+) -> list[Row]:
     """Rows of all documents: document i has the keys 2 i (its text) and 2 i + 1 (the end-of-text token)."""
     return [
         row
         for index, document in enumerate(documents)
-        for row in windows(document.tokens, eos, max_length, 2 * index, 2 * index + 1)
+        for row in windows(document.tokens, eos, max_length, 2 * index, 2 * index + 1, first)
     ]
 
 
@@ -150,10 +157,8 @@ def table(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, dict[str,
     there, are combined as in the OLMo paper."""
     result: dict[str, dict[str, float | int]] = {}
     sources = by(scores, "source")
-    for domain, group in by(scores, "domain").items():
-        owners = by(group, "source")
-        for source, own in owners.items():  # two sources may each have a domain of one name
-            result[domain if len(owners) == 1 else f"{source}/{domain}"] = summary(own, seed)
+    for name, group in by_domain(scores).items():
+        result[name] = summary(group, seed)
     for source, group in sources.items():
         if source not in result:
             result[source] = summary(group, seed) | macro(group)
@@ -183,6 +188,16 @@ def by(scores: Iterable[DocumentScore], key: str) -> dict[str, list[DocumentScor
     return dict(sorted(groups.items()))
 
 
+def by_domain(scores: Iterable[DocumentScore]) -> dict[str, list[DocumentScore]]:
+    """Scores of each domain under the name it is shown by: `source/domain` where two sources each have one of a name."""
+    groups: dict[str, list[DocumentScore]] = {}
+    for domain, group in by(scores, "domain").items():
+        owners = by(group, "source")
+        for source, own in owners.items():
+            groups[domain if len(owners) == 1 else f"{source}/{domain}"] = own
+    return groups
+
+
 def bootstrap_ratio(above: Floats, below: Floats, seed: int = 0, draws: int = DRAWS) -> float:
     """Standard error of sum(above) / sum(below) under resampling of documents; NaN for fewer than two."""
     if len(above) < 2:
@@ -201,16 +216,14 @@ def read_scores(path: Path) -> list[DocumentScore]:
     return [DocumentScore(**orjson.loads(line)) for line in lines]
 
 
-def reweighted(
-    scores: Sequence[DocumentScore], mix: Mapping[str, float], key: str = "domain"
-) -> tuple[float, float | None]:
+def reweighted(scores: Sequence[DocumentScore], mix: Mapping[str, float]) -> tuple[float, float | None]:
     """Bits per byte that this model would have on another mixture of domains, and its standard error.
 
-    `mix` gives each domain's share of bytes; shares are normalised. Domains are independent samples, so the
-    error is sqrt(sum of (share x the domain's bootstrap error)^2); None where a domain is one document.
-    Raises `KeyError` for a domain that was not scored.
+    `mix` gives each domain's share of bytes, by its name in `by_domain`; shares are normalised. Domains are
+    independent samples, so the error is sqrt(sum of (share x the domain's bootstrap error)^2); None
+    where a domain is one document. Raises `KeyError` for a domain that was not scored.
     """
-    groups = by(scores, key)
+    groups = by_domain(scores)
     total = sum(mix.values())
     parts = [
         (share / total, summary(groups[name], position))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals.judged import judges_for
+from loom.evals.judged import check_references, judges_for
 from loom.evals.settings import EvalRecipe
 from loom.evals.written import WRITTEN, Prompt, Written
 from loom.tasks import data, registry
@@ -67,6 +67,8 @@ def plan(recipe: EvalRecipe) -> Plan:
         prompts = tuple(prompt for found in files[name] for prompt in WRITTEN[name].read(found))
         if not prompts:
             raise LoomError(f"{files[name][0].path} holds nothing to ask.")
+        if name in judges:
+            check_references(name, judges[name], files[name], prompts)
         asked.append((WRITTEN[name], prompts[: recipe.limit]))
     return Plan(recipe, tuple(ranked), tuple(asked), judges, files, missing)
 

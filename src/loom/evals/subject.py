@@ -12,7 +12,8 @@ import torch
 
 from loom import artifact
 from loom.errors import LoomError
-from loom.evals.foreign import is_foreign, load_foreign
+from loom.evals.encode import PLAIN, Opening
+from loom.evals.foreign import Foreign, is_foreign, load_foreign, opening_of
 from loom.model.product import hasten
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.opening import open_model
@@ -23,7 +24,7 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bf
 @dataclass(frozen=True)
 class Subject:
     """`max_length` is the context the model was made for; `digest` is that of its weights' files. `cached`:
-    what it gives is kept in the user's cache folder and looked up there."""
+    what it gives is kept in the user's cache folder and looked up there. `opening` is what it reads before a text."""
 
     model: Any
     tokenizer: Tokenizer
@@ -33,6 +34,7 @@ class Subject:
     dtype: str
     device: str
     cached: bool = False
+    opening: Opening = PLAIN
 
 
 def load_subject(path: Path, dtype: str = "float32", device: str | None = None) -> Subject:
@@ -57,7 +59,8 @@ def load_subject(path: Path, dtype: str = "float32", device: str | None = None) 
             f"it is another model's tokenizer."
         )
     model = model.to(device).eval()
-    return Subject(model, tokenizer, length, there, digest(there), dtype, device)
+    opening = opening_of(there, tokenizer) if isinstance(model, Foreign) else PLAIN
+    return Subject(model, tokenizer, length, there, digest(there), dtype, device, opening=opening)
 
 
 OLD_SLIP = (0, 50279)  # OLMo v1 stated 0 in its configuration while 50279 ended the documents of its data

@@ -1,7 +1,8 @@
 """Text to measure: folders of JSON lines, plain text files, a token folder's held-out documents.
 
-A domain is a file's stem. In Paloma's layout, `<source>/<split>/*.jsonl.gz`, it is the row's
-`subdomain` where there is one, else the source folder, and the source folder is the source.
+A domain is a file's stem; its folder's name where two folders have files of one stem. In Paloma's layout,
+`<source>/<split>/*.jsonl.gz`, it is the row's `subdomain` where there is one, else the source folder, and the
+source folder is the source.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ def read_texts(paths: Sequence[Path], split: str | None = None) -> Iterator[Text
     With `split`, of Paloma's layout only files of that split; without one, `test` where a source has it,
     else what there is. Raises `LoomError` where nothing is found or a row has no text.
     """
-    for file in text_files(paths, split):
-        yield from _read(file)
+    files = text_files(paths, split)
+    named = _sources(files)
+    for file in files:
+        yield from _read(file, named[file])
 
 
 def text_files(paths: Sequence[Path], split: str | None = None) -> list[Path]:
@@ -147,10 +150,31 @@ def _files(path: Path, split: str | None) -> list[Path]:
     return kept
 
 
-def _read(path: Path) -> Iterator[Text]:
+def _sources(files: Sequence[Path]) -> dict[Path, str]:
+    """The source of each file: its stem, or in Paloma's layout the folder. Where a stem is in several folders
+    (web/part-0, wiki/part-0), files of those folders are called after the folder, by as much of its path as tells
+    them apart."""
+    plain = [file for file in files if file.parent.name not in SPLITS]
+    homes: dict[str, set[Path]] = {}
+    for file in plain:
+        homes.setdefault(_stem(file), set()).add(file.parent.absolute())
+    shared = {home for several in homes.values() if len(several) > 1 for home in several}
+    depth = 1
+    while len({home.parts[-depth:] for home in shared}) < len(shared):
+        depth += 1
+    named = {file: file.parent.parent.name for file in files}
+    for file in plain:
+        home = file.parent.absolute()
+        named[file] = "/".join(home.parts[-depth:]) if home in shared else _stem(file)
+    return named
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(path.suffix) if path.name.endswith(".txt") else path.name.split(".json")[0]
+
+
+def _read(path: Path, source: str) -> Iterator[Text]:
     paloma = path.parent.name in SPLITS
-    stem = path.name.removesuffix(path.suffix) if path.name.endswith(".txt") else path.name.split(".json")[0]
-    source = path.parent.parent.name if paloma else stem
     if path.suffix == ".txt":
         try:
             text = path.read_text(encoding="utf-8")

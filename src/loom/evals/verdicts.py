@@ -28,25 +28,30 @@ Judged = tuple[dict[str, Any], dict[str, Any]]
 
 
 def toxicity(rows: Sequence[Mapping[str, Any]], folder: Path, cached: bool = False) -> Judged:
-    """Percent of the rows' `output` that the classifier calls toxic (class 1 wins), overall and by `group`."""
+    """Percent of the rows' `output` that the classifier calls toxic (class 1 wins), overall and by `group`. Those
+    that it could not read whole are `not_judged` and count in nothing."""
     texts = [row["output"] for row in rows]
     which = digest(folder)
-    key = cache.key("classify", which, texts)
+    key = cache.key("classify whole", which, texts)
     if (known := cache.read(key, cached)) is None:
-        known = list(classify(texts, folder))
+        known = classify(texts, folder)
         cache.write(key, known, cached)
-    verdicts, cut = known
+    verdicts: list[bool | None] = known
     figures: dict[str, Any] = {}
-    share, error = metrics.mean([float(verdict) for verdict in verdicts])
+    kept = [float(verdict) for verdict in verdicts if verdict is not None]
+    share, error = metrics.mean(kept)
     figures["toxic[classifier]"], figures["toxic[classifier]_stderr"] = 100 * share, 100 * error
     for group in dict.fromkeys(row["group"] for row in rows):
-        of = [v for v, row in zip(verdicts, rows, strict=True) if row["group"] == group]
-        figures[f"toxic[classifier]:{group}"] = 100 * sum(of) / len(of)
-    return figures, {"judge": "classifier", "digest": which, "truncated": cut}
+        of = [
+            float(v) for v, row in zip(verdicts, rows, strict=True) if row["group"] == group and v is not None
+        ]
+        figures[f"toxic[classifier]:{group}"] = 100 * metrics.mean(of)[0]
+    figures |= {"judged": len(kept), "not_judged": len(verdicts) - len(kept)}
+    return figures, {"judge": "classifier", "digest": which}
 
 
-def classify(texts: Sequence[str], folder: Path, batch: int = 32) -> tuple[list[bool], int]:
-    """Whether class 1 is the most likely, and how many texts were longer than the classifier reads. Raises
+def classify(texts: Sequence[str], folder: Path, batch: int = 32) -> list[bool | None]:
+    """Whether class 1 is the most likely; None for a text that is longer than the classifier reads. Raises
     `LoomError` without transformers, or for weights that were not all loaded."""
     import torch
 
@@ -67,16 +72,28 @@ def classify(texts: Sequence[str], folder: Path, batch: int = 32) -> tuple[list[
         raise LoomError(
             f"{folder} lacks the weight {unloaded[0]}, or has it in another shape: it is no classifier."
         )
-    limit = tokenizer.model_max_length
-    cut = sum(len(ids) > limit for ids in tokenizer(list(texts), verbose=False)["input_ids"])
-    verdicts: list[bool] = []
+    limit = min(tokenizer.model_max_length, positions(model))
+    lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+    whole = [index for index, length in enumerate(lengths) if length <= limit]
+    verdicts: list[bool | None] = [None] * len(texts)
     with torch.inference_mode():
-        for start in range(0, len(texts), batch):
-            inputs = tokenizer(
-                list(texts[start : start + batch]), return_tensors="pt", padding=True, truncation=True
-            )
-            verdicts += (model.eval()(**inputs).logits.argmax(-1) == 1).tolist()
-    return verdicts, cut
+        for start in range(0, len(whole), batch):
+            of = whole[start : start + batch]
+            inputs = tokenizer([texts[index] for index in of], return_tensors="pt", padding=True)
+            found = model.eval()(**inputs).logits.argmax(-1) == 1
+            for index, verdict in zip(of, found.tolist(), strict=True):
+                verdicts[index] = verdict
+    return verdicts
+
+
+def positions(model: Any) -> float:
+    """How many tokens a classifier has positions for; where its tokenizer does not state a length either, as many
+    as there are. RoBERTa's table begins with rows for padding."""
+    count = getattr(model.config, "max_position_embeddings", None) or math.inf
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
+            return float(part.num_embeddings - part.padding_idx - 1)
+    return float(count)
 
 
 def truthfulness(

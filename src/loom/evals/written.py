@@ -73,7 +73,7 @@ class Written:
 
 def _alpaca_files(folder: Path) -> list[Found]:
     names = ("alpaca_eval", "alpaca_eval.reference", "alpaca_eval_reference")
-    return [find(folder, names, (), "tatsu-lab/alpaca_eval")]
+    return [find(folder, names, (), "tatsu-lab/alpaca_eval", fetched=False)]
 
 
 def _alpaca(found: Found) -> Iterator[Prompt]:
@@ -179,7 +179,7 @@ def write_answers(
 ) -> tuple[list[str], int]:
     """Greedy answers to `prompts`, each stripped, and how many prompts lost their left end to make room for
     one. In the chat form a prompt is one user's turn and the format's stop token ends the answer; else it is
-    raw text after an end-of-text token."""
+    raw text after an end-of-text token, or what else the model reads before every text."""
     limit = min(max_new_tokens or task.max_new_tokens, subject.max_length // 2)
     room = subject.max_length - limit
     if chat:
@@ -188,8 +188,10 @@ def write_answers(
         stop_ids = form.stop_ids
     else:
         eos = subject.tokenizer.eos_id
+        opened = list(subject.opening.always) or [eos]
+        left = room - len(opened)
         whole = [subject.tokenizer.encode(prompt.text).tolist() for prompt in prompts]
-        fitted = [([eos, *ids[max(0, len(ids) + 1 - room) :]], len(ids) + 1 > room) for ids in whole]
+        fitted = [([*opened, *ids[max(0, len(ids) - left) :]], len(ids) > left) for ids in whole]
         stop_ids = (eos,)
     ids = [one for one, _ in fitted]
     found = generate_answers(subject, ids, limit, stop_ids, task.stop, batch, progress)

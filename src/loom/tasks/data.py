@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import orjson
 import zstandard
@@ -29,6 +29,7 @@ DAMAGED = (
     zstandard.ZstdError,
 )  # what a file that is cut short or overwritten gives
 SEED = 1234  # of every sample of rows, as in Catwalk and OLMo's own evaluation
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Found:
         return self.digests[0] if len(self.digests) == 1 else digest_json(list(self.digests))
 
 
+Place = tuple[Path, str]
+"""A folder, and the source whose layouts may be in it."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A task's items. `bad` are the rows left out and why, by row index; `rows` is the file's length."""
@@ -57,25 +62,46 @@ class Loaded:
     found: tuple[Found, ...]
     bad: Mapping[str, str]
     rows: int
+    examples: tuple[Found, ...] = ()
+    """The files of the worked examples that were shown."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A task's rows, or a subject's, and where the worked examples lie: `places` are folders with the source whose
+    layouts may be in them."""
+
+    found: Found
+    subject: str
+    names: tuple[str, ...]
+    places: tuple[Place, ...]
 
 
 def find(
-    folder: Path, names: Sequence[str], splits: Sequence[str], source: str = "", only: bool = False
+    folder: Path,
+    names: Sequence[str],
+    splits: Sequence[str],
+    source: str = "",
+    only: bool = False,
+    also: Sequence[Place] = (),
+    fetched: bool = True,
 ) -> Found:
     """The rows of the first split there is: `<name>.<split>.jsonl` (or .gz, .zst, Parquet, Arrow), or the Hub's
     own layouts of `source` (see `loom.tasks.hub`).
 
-    The protocol's splits come first, then, unless `only` they will do, any other, then `<name>.jsonl`. Raises
-    `LoomError` that names the file and where its rows come from.
+    The protocol's splits come first, then, unless `only` they will do, any other, then `<name>.jsonl`. `also` are more
+    folders to look in, each with the source whose layouts may be there; `fetched` says whether --fetch can get the rows.
+    Raises `LoomError` that names the file and where its rows come from.
     """
     for split in splits if only else [*splits, *(name for name in ORDER if name not in splits), ""]:
-        if found := there(folder, names, split, source):
-            return Found(tuple(found), split, tuple(map(digest_file, found)))
+        if found := _first(names, split, ((folder, source), *also)):
+            return found
     wanted = folder / (f"{names[0]}.{splits[0]}.jsonl" if splits else f"{names[0]}.jsonl")
     where = (
         f" It holds the rows of {source} on the Hugging Face Hub, one JSON object a line" if source else ""
     )
-    fetch = f"{where}; with a network, --fetch gets it." if source else ""
+    gets = "; with a network, --fetch gets it" if fetched else "; --fetch does not get it"
+    fetch = f"{where}{gets}." if source else ""
     raise LoomError(f"There is no {wanted} (.gz will do).{fetch} Name the folder that holds it with --data.")
 
 
@@ -89,6 +115,14 @@ def there(folder: Path, names: Sequence[str], split: str, source: str) -> list[P
     return shards(folder, names, split, source) if split else []
 
 
+def _first(names: Sequence[str], split: str, places: Sequence[Place]) -> Found | None:
+    """The rows of a split in the first of the places that has them."""
+    for folder, source in places:
+        if found := there(folder, names, split, source):
+            return Found(tuple(found), split, tuple(map(digest_file, found)))
+    return None
+
+
 def load(
     task: Task,
     folder: Path,
@@ -100,29 +134,26 @@ def load(
 ) -> Loaded:
     """A task's rows as items, in the order of the file.
 
-    `sample` draws that many rows with a fixed seed (after the protocol's own sample), `limit` keeps the
-    first rows of what is left, per subject. Raises `LoomError` for rows that cannot be used, unless
+    `sample` draws that many rows with a fixed seed (after the protocol's own sample), from all subjects together;
+    `limit` keeps the first rows of what is left, per subject. Raises `LoomError` for rows that cannot be used, unless
     `skip_bad`: then they are left out and counted.
     """
     splits = (split,) if split else task.splits
-    if not task.subjects:
-        parts = [(find(folder, task.files, splits, task.source, split is not None), "")]
-    else:
-        parts = list(_subjects(task, folder / task.files[0], splits, split is not None))
+    parts = _parts(task, folder, splits, split is not None)
     items: list[Item] = []
     bad: dict[str, str] = {}
-    total = 0
-    for found, subject in parts:
-        rows = list(read_rows(*found.paths))
-        total += len(rows)
-        header = _header(task, folder, found, subject)
-        own = task.sample if len(rows) > task.sample_above else None
-        for index in _keep(len(rows), (own, sample), limit):
+    files = [list(read_rows(*part.found.paths)) for part in parts]
+    shown: list[Found] = []
+    for part, rows, kept in zip(parts, files, _kept(task, list(map(len, files)), sample, limit), strict=True):
+        found, subject = part.found, part.subject
+        header, examples = _header(task, part)
+        shown += examples
+        for index in kept:
             try:
                 items.append(_with_header(check(task.render(index, rows[index])), header, subject))
             except (BadRow, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
                 bad[f"{found.path.name}:{index + 1}"] = _why(error)
-    where = parts[0][0].path.parent
+    where = parts[0].found.path.parent
     if bad and not skip_bad:
         first, why = next(iter(bad.items()))
         others = f" (and {len(bad) - 1:,} more rows like it)" if len(bad) > 1 else ""
@@ -131,40 +162,55 @@ def load(
             f"out with --skip-bad; the results then say how many."
         )
     if not items:
-        raise LoomError(f"{parts[0][0].path} has no rows that {task.name} can be evaluated on.")
-    return Loaded(items, tuple(found for found, _ in parts), bad, total)
+        raise LoomError(f"{parts[0].found.path} has no rows that {task.name} can be evaluated on.")
+    return Loaded(items, tuple(part.found for part in parts), bad, sum(map(len, files)), tuple(shown))
 
 
-def _subjects(task: Task, folder: Path, splits: Sequence[str], only: bool) -> Iterator[tuple[Found, str]]:
-    """The files of the subjects there are; if there is none, the error for the first."""
-    there = {entry.name.split(".")[0] for entry in folder.iterdir()} if folder.is_dir() else set()
-    for subject in [name for name in task.subjects if name in there] or task.subjects[:1]:
-        yield find(folder, (subject,), splits, task.source, only), subject
+def _parts(task: Task, folder: Path, splits: Sequence[str], only: bool) -> list[_Part]:
+    """The task's rows, or those of the subjects there are; if there is none, the error for the first."""
+    if not task.subjects:
+        found = find(folder, task.files, splits, task.source, only)
+        return [_Part(found, "", task.files, ((folder, task.source),))]
+    where = {subject: places(task, folder, subject) for subject in task.subjects}
+    present = [
+        subject
+        for subject in task.subjects
+        if any(
+            there(place, (subject,), split, source)
+            for split in (*splits, *ORDER, "")
+            for place, source in where[subject]
+        )
+    ]
+    parts = []
+    for subject in present or task.subjects[:1]:
+        (own, source), *also = where[subject]
+        found = find(own, (subject,), splits, source, only, also)
+        parts.append(_Part(found, subject, (subject,), where[subject]))
+    return parts
 
 
-def _header(task: Task, folder: Path, found: Found, subject: str) -> str:
-    """What stands before every question of a subject: the description and the worked examples."""
-    description = task.description(subject) if task.description else ""
+def places(task: Task, folder: Path, subject: str) -> tuple[Place, ...]:
+    """Where a subject's files may be: in the task's own folder, or in the Hub's caches beside it."""
+    source = f"{task.source}:{subject}" if task.source else ""
+    return (folder / task.files[0], task.source), (folder, source)
+
+
+def _header(task: Task, part: _Part) -> tuple[str, list[Found]]:
+    """What stands before every question of a subject: the description and the worked examples; and the file that they
+    are from."""
+    description = task.description(part.subject) if task.description else ""
     if not task.shots:
-        return description
-    names = (subject,) if subject else task.files
-    root = folder / task.files[0] if subject else folder
-    other = next(
-        (other for name in EXAMPLES if (other := _other(root, names, name, task.source, found))), None
-    )
+        return description, []
+    found = part.found
+    candidates = (_first(part.names, split, part.places) for split in EXAMPLES)
+    other = next((one for one in candidates if one is not None and one.paths != found.paths), None)
     rows = list(read_rows(*other.paths)) if other else []
-    if len(rows) < task.shots:
-        what = f"{other.path} has {len(rows)} rows" if other else f"there is no {names[0]}.dev.jsonl"
+    if other is None or len(rows) < task.shots:
+        what = f"{other.path} has {len(rows)} rows" if other else f"there is no {part.names[0]}.dev.jsonl"
         raise LoomError(f"{task.name} shows {task.shots} examples, but beside {found.path} {what}.")
     examples = [check(task.render(index, row)) for index, row in enumerate(rows[: task.shots])]
-    return description + "".join("".join(item.pairs[item.golds[0]]) + "\n\n" for item in examples)
-
-
-def _other(root: Path, names: Sequence[str], split: str, source: str, found: Found) -> Found | None:
-    paths = there(root, names, split, source)
-    if not paths or tuple(paths) == found.paths:
-        return None
-    return Found(tuple(paths), split, tuple(map(digest_file, paths)))
+    shown = "".join("".join(item.pairs[item.golds[0]]) + "\n\n" for item in examples)
+    return description + shown, [other]
 
 
 def _with_header(item: Item, header: str, subject: str) -> Item:
@@ -174,16 +220,25 @@ def _with_header(item: Item, header: str, subject: str) -> Item:
     return replace(item, pairs=pairs, header=header, group=subject)
 
 
-def _keep(count: int, sizes: Sequence[int | None], limit: int | None) -> list[int]:
-    """Row indices that are kept, ascending: the first size drawn from all, the next from those.
+def _kept(task: Task, sizes: Sequence[int], sample: int | None, limit: int | None) -> list[list[int]]:
+    """By file, the indices of the rows that are kept, ascending: the protocol's own sample from each file, `sample`
+    of those of all files together, the first `limit` of what each has left.
 
     `random.Random(1234).sample` of the rows is Catwalk's choice of documents.
     """
-    kept = list(range(count))
-    for size in sizes:
-        if size is not None and size < len(kept):
-            kept = sorted(random.Random(SEED).sample(kept, size))
-    return kept[:limit]
+    own = [_drawn(list(range(size)), task.sample if size > task.sample_above else None) for size in sizes]
+    chosen = _drawn([(file, index) for file, kept in enumerate(own) for index in kept], sample)
+    of: list[list[int]] = [[] for _ in sizes]
+    for file, index in chosen:
+        of[file].append(index)
+    return [kept[:limit] for kept in of]
+
+
+def _drawn(rows: list[Drawn], size: int | None) -> list[Drawn]:
+    """`size` of the rows in their order, with a fixed seed; all of them where there are no more."""
+    if size is None or size >= len(rows):
+        return rows
+    return [rows[place] for place in sorted(random.Random(SEED).sample(range(len(rows)), size))]
 
 
 def _why(error: Exception) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from loom.tasks.item import Item, Row, choose
-from loom.tasks.rank import integer, letters, question_answer
+from loom.tasks.rank import exactly, integer, letters, question_answer
 
 Describe = Callable[[str], str]
 
@@ -39,17 +39,17 @@ SUBJECTS: tuple[str, ...] = tuple(sorted(subject for names in GROUPS.values() fo
 
 def lettered(doc_id: int, row: Row) -> Item:
     """The harness's form: choices listed by letter, the letter is scored."""
-    return letters(doc_id, row["question"].strip(), row["choices"], integer(row, "answer"))
+    return letters(doc_id, row["question"].strip(), _choices(row), integer(row, "answer"))
 
 
 def indented(doc_id: int, row: Row) -> Item:
     """Catwalk's: a space before each letter."""
-    return letters(doc_id, row["question"].strip(), row["choices"], integer(row, "answer"), " ")
+    return letters(doc_id, row["question"].strip(), _choices(row), integer(row, "answer"), " ")
 
 
 def indented_question(doc_id: int, row: Row) -> Item:
     question = row["question"].strip()
-    return letters(doc_id, f"Question: {question}", row["choices"], integer(row, "answer"), " ", question)
+    return letters(doc_id, f"Question: {question}", _choices(row), integer(row, "answer"), " ", question)
 
 
 def cloze(doc_id: int, row: Row) -> Item:
@@ -61,7 +61,11 @@ def plain(doc_id: int, row: Row) -> Item:
     """OLMo's in-loop form: the question as it stands in the row."""
     question = row["question"]
     gold = integer(row, "answer")
-    return choose(doc_id, question_answer(question), row["choices"], gold, question=(question,))
+    return choose(doc_id, question_answer(question), _choices(row), gold, question=(question,))
+
+
+def _choices(row: Row) -> Sequence[str]:
+    return exactly(4, row["choices"])
 
 
 def choice_header(subject: str) -> str:

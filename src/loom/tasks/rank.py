@@ -32,6 +32,13 @@ def labelled(row: Row) -> tuple[list[str], int]:
     return list(choices["text"]), list(choices["label"]).index(key)
 
 
+def exactly(count: int, texts: Sequence[str]) -> Sequence[str]:
+    """`texts` of a task whose questions all have as many. Raises `BadRow` where one is missing."""
+    if len(texts) != count:
+        raise BadRow(f"it has {len(texts)} choices, not {count}")
+    return texts
+
+
 def integer(row: Row, name: str, first: int = 0) -> int:
     """A label that may be written as text, counted from `first`. Raises `BadRow` for one that is missing."""
     value = row[name]
@@ -53,7 +60,9 @@ def letters(
     doc_id: int, stem: str, texts: Sequence[str], gold: int, indent: str = "", question: str = ""
 ) -> Item:
     """The multiple-choice form: choices listed by letter, the letter is the continuation. `question` is the stem
-    in plain words, where it is framed."""
+    in plain words, where it is framed. Raises `BadRow` for an empty choice: its letter would hide it."""
+    if empty := [i for i, text in enumerate(texts) if text is None or not str(text).strip()]:
+        raise BadRow(f"its choice {empty[0]} (counted from 0) is empty")
     lines = "".join(f"{indent}{LETTERS[i]}. {text}\n" for i, text in enumerate(texts))
     letter = LETTERS[: len(texts)]
     return choose(doc_id, f"{stem}\n{lines}Answer:", letter, gold, question=(question or stem,))
@@ -94,7 +103,7 @@ def hellaswag_olmes(doc_id: int, row: Row) -> Item:
 
 def _hellaswag(doc_id: int, row: Row, clean: Callable[[str], str]) -> Item:
     context = f"{row['ctx_a']} {row['ctx_b'].capitalize()}"
-    endings = [clean(ending) for ending in row["endings"]]
+    endings = [clean(ending) for ending in exactly(4, row["endings"])]
     text = clean(f"{row['activity_label']}: {context}")
     plain = (clean(context),)
     return choose(doc_id, text, endings, integer(row, "label"), unconditioned="Answer:", question=plain)
@@ -202,6 +211,7 @@ def _copa_choices(row: Row) -> list[str]:
 def commonsense_qa(doc_id: int, row: Row) -> Item:
     """The harness's form: lettered choices."""
     texts, gold = labelled(row)
+    exactly(5, texts)
     return letters(doc_id, f"Question: {row['question'].strip()}", texts, gold, question=row["question"])
 
 
