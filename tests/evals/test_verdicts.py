@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from loom.evals.verdicts import classify, positions, toxicity, truthfulness
 from loom.model.huggingface import config_to_huggingface, to_huggingface
+from tests.conftest import skip_by_name
 from tests.evals.conftest import byte_tokenizer, random_model
 
 
@@ -80,7 +81,10 @@ def test_what_the_classifier_cannot_read_whole_is_judged_by_nobody(
 
 def test_positions_of_a_roberta_are_those_behind_its_padding() -> None:
     """Its table has 514 rows for 512 tokens."""
-    transformers = pytest.importorskip("transformers")
+    try:
+        import transformers
+    except ImportError:
+        skip_by_name("transformers")
     small = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     for family, rows in (("Roberta", 34), ("Bert", 32)):
         config = getattr(transformers, f"{family}Config")(

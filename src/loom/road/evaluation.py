@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from loom.artifact import Artifact, Input, write_json
 from loom.console import console
 from loom.evals.perplexity import Document
 from loom.tasks.item import asked
+from loom.tokens.tokenizer import Tokenizer
 from loom.train.callbacks import Evaluate
 from loom.train.config import RunConfig
 from loom.train.data import sources
@@ -61,13 +62,15 @@ def heldout_evaluation(tokens: Sequence[Path], length: int, questions: Path | No
     from loom.evals.inloop import InLoop
     from loom.evals.text import token_documents
     from loom.tasks import data, registry
-    from loom.tokens.tokenizer import Tokenizer
 
     documents = [
         document
         for folder in tokens
+    if not tokens:
+        return None
+    tokenizer = Tokenizer.load(tokens[0])
         if (folder / "heldout" / artifact.MANIFEST).exists()
-        for document in _some(token_documents(folder / "heldout"))
+        for document in _some(token_documents(folder / "heldout"), tokenizer)
     ]
     items = {}
     if questions is not None:
@@ -75,20 +78,33 @@ def heldout_evaluation(tokens: Sequence[Path], length: int, questions: Path | No
         items = {"docs": data.load(task, questions, limit=IN_LOOP_ITEMS).items}
     if not documents and not items:
         return None
-    return InLoop(Tokenizer.load(tokens[0]), items, documents, length)
+    return InLoop(tokenizer, items, documents, length)
 
 
-def _some(documents: Sequence[Document], most: int | None = IN_LOOP_TOKENS) -> list[Document]:
-    """The first documents of each source, as long as they stay within `most` tokens."""
+def _some(
+    documents: Sequence[Document], tokenizer: Tokenizer, most: int | None = IN_LOOP_TOKENS
+) -> list[Document]:
+    """The first documents of each source up to the one with which they would be more than `most` tokens: to go on
+    with shorter ones would measure short documents only. Of a first that alone is longer, its beginning; its bytes are
+    those that its tokens spell."""
     if most is None:
         return list(documents)
     room: dict[str, int] = {}
     kept = []
     for document in documents:
         left = room.get(document.source, most)
-        if len(document.tokens) < left:
+        if size <= left:
             kept.append(document)
-            room[document.source] = left - len(document.tokens)
+        size = len(document.tokens)
+        if document.source not in room and size > most:
+            tokens = document.tokens[:most]
+            spelled = sum(len(tokenizer.token_bytes(int(token))) for token in tokens)
+            document, size = replace(document, tokens=tokens, bytes=spelled), most
+            console.warn(
+                f"in the loop, {document.source} is measured on the first {most:,} tokens (eval.text_tokens) of its "
+                f"first document, which is longer."
+            )
+        room[document.source] = left - size if size <= left else -1
     return kept
 
 
@@ -104,7 +120,6 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
     from loom.evals.text import is_token_folder, read_texts, text_documents, text_files, token_documents
     from loom.model.presets import resolve
     from loom.tasks import data, registry
-    from loom.tokens.tokenizer import Tokenizer
 
     wanted = config.eval
     paths = [Path(item.path) for item in sources(config.data)]
@@ -117,7 +132,7 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
         return None
     tokenizer = Tokenizer.load(folders[0])
     most = wanted.text_tokens
-    documents = [document for folder in held for document in _some(token_documents(folder), most)]
+    documents = [document for folder in held for document in _some(token_documents(folder), tokenizer, most)]
     histories = [History(path) for path in folders]
     if config.train.init is not None:
         histories.append(History(Path(config.train.init)))
@@ -134,10 +149,10 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
     for path in map(Path, wanted.text):
         if is_token_folder(path):
             tokenizer.check(artifact.load(path, "tokens").facts["tokens"], str(path))
-            texts += _some(token_documents(path), most)
+            texts += _some(token_documents(path), tokenizer, most)
             continue
         files = [file for file in text_files([path]) if not _trained_on(file, histories)]
-        texts += _some(text_documents(list(read_texts(files)), tokenizer), most) if files else []
+        texts += _some(text_documents(list(read_texts(files)), tokenizer), tokenizer, most) if files else []
     if not documents and not items and not texts:
         return None
     length = config.data.sequence_length or resolve(config.model, tokenizer.vocab_size).context_length
