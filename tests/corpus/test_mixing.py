@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loom.artifact import Artifact
 from loom.corpus import documents
@@ -192,6 +195,86 @@ def test_a_name_must_be_written_by_the_stream_s_own_taggers(tmp_path: Path, form
     with pytest.raises(LoomError, match="Did you mean 'c4_v2__c4_v2__has_javascript'"):
         misspelt = "$.attributes[?(@.c4_v2__c4_v2__has_javascripts)]"
         mix(mixer(tmp_path, ["c4_v2"], filter=misspelt), "", LocalEngine(1))
+
+
+@pytest.mark.parametrize("kind", ["document", "url", "minhash", "decontaminate", "list", "paloma"])
+def test_a_clean_corpus_may_be_filtered_by_what_marks_hits_only(tmp_path: Path, kind: str) -> None:
+    """Where nothing was marked no row holds the name; who made the attributes says that it was looked for."""
+    from loom.corpus.contamination import Decontaminate, run
+    from loom.corpus.dedupe.minhash import MinHash, minhash
+    from loom.corpus.dolma.deduping import dedupe
+
+    texts = [" ".join(word * (n + 1) for word in "abcdefgh") for n in range(3)]
+    rows = [
+        {"id": str(n), "text": text, "metadata": {"url": f"http://{n}.org"}} for n, text in enumerate(texts)
+    ]
+    documents.write(tmp_path / "documents" / "s" / "a.jsonl.gz", rows)
+    folder, held = (str(tmp_path / "documents"),), tmp_path / "held.txt"
+    held.write_text(" ".join(f"other{n}" for n in range(20)) + "\n")
+    name, key, engine = "d", "d", LocalEngine(1)
+    if kind in ("document", "url"):
+        rule = {"attribute_name": "d", "key": "$.text" if kind == "document" else "$.metadata.url"}
+        rules = {"documents": list(folder), "dedupe": {"name": "d", "documents": rule}}
+        dedupe(build(rules, config.Deduper, "x"), "", engine)
+    elif kind == "minhash":
+        minhash(MinHash(folder, "d"), engine)
+    elif kind == "decontaminate":
+        run(Decontaminate(folder, (str(held),), name="d"), engine=engine)
+    else:
+        name, short = ("url_hosts_v1", "url") if kind == "list" else ("paloma_paragraphs_v1", "paragraph")
+        key = f"{name}__{name}__{short}"
+        tag(Tag(folder, (name,), files={name: str(held)}), None, engine)
+    _, found = mixed(tmp_path, mixer(tmp_path, [name], filter=f"$.attributes[?(@.{key} && @.{key}[0])]"))
+    assert [row["id"] for row in found] == ["0", "1", "2"]
+    with pytest.raises(LoomError, match="nothing wrote"):
+        mix(mixer(tmp_path, [name], filter=f"$.attributes[?(@.{key}s)]"), "", engine)
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_an_id_that_is_a_number_is_set_aside_by_all(tmp_path: Path, by_rows: bool) -> None:
+    """By the tagger and the mixer alike, so that the next row still meets its own attributes."""
+    path = tmp_path / "documents" / "s" / "a.jsonl.gz"
+    rows = [{"id": "a", "text": "one"}, {"id": 7, "text": "a number"}, {"id": "b", "text": "two three"}]
+    with documents.write_lines(path) as stream:
+        stream.writelines(orjson.dumps(row) + b"\n" for row in rows)
+    tag(Tag((str(tmp_path / "documents"),), ("gopher_v2",)), None, LocalEngine(1))
+    rule = f"$.attributes[?(@.{WORDS}[0][2] < 2)]"
+    artifact, found = mixed(tmp_path, mixer(tmp_path, ["gopher_v2"], filter=rule, by_rows=by_rows))
+    assert [row["id"] for row in found] == ["b"]
+    (aside,) = _lines(tmp_path, "rejected/m-0000.jsonl")
+    assert orjson.loads(aside) == {"file": "a.jsonl.gz", "line": 2, "reason": "'id' is not text"}
+    assert (why("a", artifact.path)["removed_by"], why("b", artifact.path)["kept"]) == (rule, True)
+    with pytest.raises(LoomError, match="No document '7'"):
+        why("7", artifact.path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["a", "date", "prov", "provenance", "provenances", "q", "url", "warc_url", "ü"]),
+            st.one_of(
+                st.text(max_size=3), st.integers(-9, 9), st.none(), st.lists(st.integers(0, 9), max_size=2)
+            ),
+            max_size=5,
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_metadata_is_kept_with_where_a_row_stood(metadata: list[dict[str, Any]]) -> None:
+    """Whatever its keys, before or behind "provenance"."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        rows = [{"id": str(n), "text": "t", "metadata": each} for n, each in enumerate(metadata)]
+        documents.write(root / "documents" / "s" / "a.jsonl.gz", rows)
+        mix(mixer(root, []), "", LocalEngine(1))
+        said = [{**each, "provenance": f"a.jsonl.gz:{n}"} for n, each in enumerate(metadata, 1)]
+        expected = [
+            orjson.dumps({**row, "metadata": each}, option=orjson.OPT_SORT_KEYS) + b"\n"
+            for row, each in zip(rows, said, strict=True)
+        ]
+        assert _lines(root, "m-0000.json.gz") == expected
 
 
 def test_two_files_of_one_name_are_not_written_over_each_other(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from loom.corpus.batch import as_rows
+from loom.corpus.batch import as_rows, check_row
 from loom.corpus.documents import read, read_lines
 from loom.errors import LoomError
 from loom.tokens.documents import Rejected
@@ -63,30 +63,28 @@ def join_lines(
     aside: Aside,
 ) -> Rows:
     """`joined` for some of a JSON-lines file's lines, with the sidecars' rows that belong to them."""
-    yield from join(document, _parsed(document, lines, aside), attributes, readers, lenient)
+    yield from join(document, _parsed(document, lines, aside, lenient), attributes, readers, lenient)
 
 
-def _parsed(document: Path, lines: Iterable[tuple[int, bytes]], aside: Aside) -> Rows:
+def _parsed(document: Path, lines: Iterable[tuple[int, bytes]], aside: Aside, lenient: bool) -> Rows:
     for number, line in lines:
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             aside(Rejected(document.name, number, f"not JSON ({error})"))
             continue
-        if (reason := _why_not(row)) is not None:
+        if (reason := _why_not(row, lenient)) is not None:
             aside(Rejected(document.name, number, reason))
         else:
             yield number, row
 
 
-def _why_not(row: Any) -> str | None:
-    """Why a row is no document, or None. Ids may be numbers: Dolma's mixer takes them as they are."""
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    missing = next((key for key in ("id", "text") if key not in row), None)
-    if missing is not None:
-        return f"no {missing!r}"
-    return None if isinstance(row["text"], str) else "'text' is not text"
+def _why_not(row: Any, lenient: bool) -> str | None:
+    """Why a row is no document, or None. If `lenient`, ids may be numbers: Dolma's mixer takes them as they are."""
+    reason = check_row(row)
+    if lenient and reason is not None and isinstance(row, dict) and "id" in row:
+        return check_row({**row, "id": ""})
+    return reason
 
 
 def join(

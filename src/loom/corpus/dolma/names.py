@@ -9,8 +9,10 @@ from pathlib import Path
 
 import orjson
 
+from loom.artifact import MANIFEST
 from loom.console import console
 from loom.corpus import attributes as attribute_files
+from loom.corpus import remote
 from loom.corpus.batch import Batch, make_batch
 from loom.corpus.documents import read_lines
 from loom.errors import LoomError
@@ -39,13 +41,14 @@ def read_by(expression: str, syntax: str) -> list[str]:
 
 @cache
 def tagger_keys(tagger: str) -> tuple[str, ...]:
-    """The keys a registered tagger can write, by running it on a text; none for a tagger unknown here."""
+    """The keys a registered tagger can write, by running it on a text or as it says; none for one unknown here."""
     from loom.corpus import taggers
 
     taggers.load_families()
-    if tagger not in taggers.REGISTRY or taggers.REGISTRY[tagger].needs:
+    if tagger not in taggers.REGISTRY:
         return ()
-    return tuple(taggers.get(tagger)(taggers.Texts(sample())))
+    entry = taggers.REGISTRY[tagger]
+    return entry.keys if entry.needs else tuple(taggers.get(tagger)(taggers.Texts(sample())))
 
 
 def sample() -> Batch:
@@ -55,9 +58,13 @@ def sample() -> Batch:
 
 
 def check(wanted: Iterable[str], attributes: Sequence[Path], documents: Sequence[Path]) -> None:
-    """Raise `LoomError` for a name that no attribute file holds and no known tagger of theirs could have written."""
+    """Raise `LoomError` for a name that no attribute file holds and nothing that made them could have written.
+
+    What marks only hits leaves no trace of its name in a clean corpus; its manifest tells what it looked for.
+    """
     missing = [name for name in dict.fromkeys(wanted) if not _known_tagger_writes(name, attributes)]
-    seen: set[str] = set()
+    seen = _said_by_manifests(attributes) if missing else set()
+    missing = [name for name in missing if name not in seen]
     for rows in (FIRST_ROWS, None):
         for path in (*attributes, *documents):
             if not missing:
@@ -81,6 +88,25 @@ def _known_tagger_writes(name: str, attributes: Sequence[Path]) -> bool:
     return key in tagger_keys(tagger) and any(
         f"/attributes/{experiment}/" in str(path) for path in attributes
     )
+
+
+def _said_by_manifests(attributes: Sequence[Path]) -> set[str]:
+    """The names that duplicates and evaluation text are marked with, by the manifests of the attribute folders."""
+    found: set[str] = set()
+    parts = (str(path).rpartition("/attributes/") for path in attributes)
+    for folder in sorted({f"{head}/attributes/{tail.partition('/')[0]}" for head, cut, tail in parts if cut}):
+        try:
+            with remote.open_raw(Path(folder, MANIFEST)) as stream:
+                recipe = orjson.loads(stream.read())["recipe"]
+            rules = recipe.get("dedupe", {})
+            marks = [
+                recipe.get("name"),
+                *(rules[kind]["attribute_name"] for kind in ("documents", "paragraphs") if rules.get(kind)),
+            ]
+        except (OSError, LoomError, orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+            continue  # made elsewhere: its rows tell
+        found |= {name + more for name in marks if isinstance(name, str) for more in ("", "_of")}
+    return found
 
 
 def _names_in(path: Path, rows: int | None) -> set[str]:

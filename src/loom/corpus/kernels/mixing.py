@@ -318,7 +318,7 @@ def provenance(data, where, kinds, place, first, kept):  # type: ignore[no-untyp
                 out[size] = 123
                 size += 1
                 for k in range(number + 1):
-                    if k:
+                    if k and (k < number or k == before):
                         out[size] = 44
                         size += 1
                     if k == before:

@@ -74,7 +74,8 @@ class Tagger(Protocol):
 class Entry:
     """A registered tagger: what its spans cover, whose rules they are, and how to make it.
 
-    One that `needs` files (a model, lists) is made with their paths.
+    One that `needs` files (a model, lists) is made with their paths; `keys` are those that it can write without
+    a look at them.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Entry:
     source: str
     make: Callable[..., Tagger]
     needs: str = ""
+    keys: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -93,7 +95,9 @@ REGISTRY: dict[str, Entry] = {}
 Factory = TypeVar("Factory", bound=Callable[..., Tagger])
 
 
-def tagger(name: str, *, spans: str, source: str, needs: str = "") -> Callable[[Factory], Factory]:
+def tagger(
+    name: str, *, spans: str, source: str, needs: str = "", keys: tuple[str, ...] = ()
+) -> Callable[[Factory], Factory]:
     """Register a factory under a versioned name. A name that is taken is refused.
 
     With `needs` ("a fastText model"), the factory takes the paths that a user names for it.
@@ -102,7 +106,7 @@ def tagger(name: str, *, spans: str, source: str, needs: str = "") -> Callable[[
     def register(make: Factory) -> Factory:
         if name in REGISTRY and REGISTRY[name].make.__module__ != make.__module__:
             raise LoomError(f"The tagger name {name!r} is taken by {REGISTRY[name].make.__module__}.")
-        REGISTRY[name] = Entry(name, spans, source, make, needs)
+        REGISTRY[name] = Entry(name, spans, source, make, needs, keys)
         return make
 
     return register
@@ -170,14 +174,36 @@ def _paths(entry: Entry, files: Files) -> list[Path]:
     return paths
 
 
+def files_of(names: Sequence[str], files: Files) -> dict[str, list[Path]]:
+    """The files that those of the taggers `names` read which need any."""
+    entries = [find(name) for name in names]
+    return {entry.name: _paths(entry, files) for entry in entries if entry.needs}
+
+
 def digests(names: Sequence[str], files: Files) -> dict[str, list[str]]:
     """The files that the taggers `names` read, by digest of their content: what their work depends on."""
     from loom.artifact import digest_file
 
-    entries = [find(name) for name in names]
-    return {
-        entry.name: [digest_file(path) for path in _paths(entry, files)] for entry in entries if entry.needs
-    }
+    found = files_of(names, files)
+    return {name: [digest_file(path) for path in paths] for name, paths in found.items()}
+
+
+def module_file(module: str) -> Path | None:
+    """The file of a user's module; None where it has none (a namespace, something compiled in)."""
+    import importlib.util
+
+    if module.endswith(".py"):
+        return Path(module)
+    found = importlib.util.find_spec(module)
+    return Path(found.origin) if found is not None and found.has_location and found.origin else None
+
+
+def module_digests(modules: Sequence[str]) -> list[str]:
+    """The modules that a user names, by digest of their files: an edited rule is another."""
+    from loom.artifact import digest_file
+
+    files = [module_file(module) for module in modules]
+    return ["" if path is None else digest_file(path) for path in files]
 
 
 def available() -> list[Entry]:

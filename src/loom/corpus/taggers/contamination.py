@@ -14,6 +14,7 @@ from loom.corpus.taggers import Tagger, Texts, tagger
     spans="paragraphs",
     source="Paloma (Magnusson et al. 2023)",
     needs="evaluation texts (.txt, or JSON lines with `text`)",
+    keys=("paragraph",),
 )
 def paloma_paragraphs_v1(*paths: Path) -> Tagger:
     """`paragraph`: lines of 13 words or more that an evaluation text has too (Bloom filter, 1e-15)."""

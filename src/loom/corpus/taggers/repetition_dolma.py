@@ -19,6 +19,7 @@ PERIODS = range(1, 14)
 FEWEST_TIMES = 3
 CHUNK = 100_000  # code points that v2r2 tokenizes at a time
 TOKENIZER = "a tokenizer.json (Dolma's is allenai/eleuther-ai-gpt-neox-20b-pii-special)"
+KEYS = ("repetition", "doc_max_score_repetition", "doc_max_length_repetition", "doc_frac_repetition")
 Span = tuple[int, int, float]
 
 
@@ -33,12 +34,13 @@ def _make(find: Callable[[str], list[Span]], always: bool = True) -> Tagger:
         covered = [sum(end - start for start, end, _ in spans) for spans in found]
         lengths = texts.lengths
         share = np.divide(covered, lengths, out=np.zeros(len(texts)), where=lengths > 0)
-        return {
-            "repetition": from_lists([spans or None for spans in found]),
-            "doc_max_score_repetition": whole(lengths, np.array(most, np.float64), present),
-            "doc_max_length_repetition": whole(lengths, np.array(longest, np.float64), present),
-            "doc_frac_repetition": whole(lengths, share, present),
-        }
+        values = (
+            from_lists([spans or None for spans in found]),
+            whole(lengths, np.array(most, np.float64), present),
+            whole(lengths, np.array(longest, np.float64), present),
+            whole(lengths, share, present),
+        )
+        return dict(zip(KEYS, values, strict=True))
 
     return tag
 
@@ -118,20 +120,26 @@ def paragraph_repetitions_v1() -> Tagger:
     return _make(lambda text: list(_by_line(characters, text)))
 
 
-@tagger("tokenizer_repetitions_v1", spans="spans, document", source="Dolma 1.2", needs=TOKENIZER)
+@tagger("tokenizer_repetitions_v1", spans="spans, document", source="Dolma 1.2", needs=TOKENIZER, keys=KEYS)
 def tokenizer_repetitions_v1(path: Path) -> Tagger:
     """Tokens that repeat with a period of 1 to 13 three times or more."""
     return _make(_tokens(path))
 
 
-@tagger("paragraph_tokenizer_repetitions_v1", spans="spans, document", source="Dolma 1.2", needs=TOKENIZER)
+@tagger(
+    "paragraph_tokenizer_repetitions_v1",
+    spans="spans, document",
+    source="Dolma 1.2",
+    needs=TOKENIZER,
+    keys=KEYS,
+)
 def paragraph_tokenizer_repetitions_v1(path: Path) -> Tagger:
     """The same within each line."""
     find = _tokens(path)
     return _make(lambda text: list(_by_line(find, text, margin=1)))
 
 
-@tagger("tokenizer_repetitions_v2r2", spans="spans, document", source="Dolma 1.2", needs=TOKENIZER)
+@tagger("tokenizer_repetitions_v2r2", spans="spans, document", source="Dolma 1.2", needs=TOKENIZER, keys=KEYS)
 def tokenizer_repetitions_v2r2(path: Path) -> Tagger:
     """The same without spans inside others; a text without repetitions gets no statistics."""
     find = _tokens(path)

@@ -24,6 +24,7 @@ from loom.errors import LoomError
 LISTS = "lists of addresses or hosts (text, .gz)"
 ADBLOCK = "Adblock lists"
 WIKIDATA = "Wikidata's answers (JSON)"
+KEYS = ("url",)
 PARTS = re.compile(
     r"^(?:[a-z][a-z0-9+.-]*://)?(?:[^/?#@]*@)?([^/:?#]*|\[[^\]]*\])(?::(\d+))?(/[^?#]*)?", re.I
 )
@@ -141,7 +142,7 @@ def _blocker(paths: Iterable[Path]) -> Blocker:
 
 
 def _named(name: str, needs: str, make: Factory) -> None:
-    tagger(name, spans="document", source="Dolma 1.2", needs=needs)(make)
+    tagger(name, spans="document", source="Dolma 1.2", needs=needs, keys=KEYS)(make)
 
 
 for _name in BY_HOST:
@@ -150,15 +151,15 @@ for _name in BY_ADBLOCK:
     _named(_name, ADBLOCK, by_adblock)
 
 
-@tagger("link_blocklist_phishing_v1", spans="document", source="Dolma 1.2", needs=LISTS)
+@tagger("link_blocklist_phishing_v1", spans="document", source="Dolma 1.2", needs=LISTS, keys=KEYS)
 def link_blocklist_phishing_v1(*paths: Path) -> Tagger:
     """The address (host, port and path) is a line of a list."""
     known = _some({line.strip().lower() for line in read_lists(paths) if not line.startswith("#")} - {""})
     return _make(lambda url: clean(url) in known)
 
 
-@tagger("allowlist_wikidata_cleaned_v1", spans="document", source="Dolma 1.2", needs=WIKIDATA)
-@tagger("allowlist_wikidata_v1", spans="document", source="Dolma 1.2", needs=WIKIDATA)
+@tagger("allowlist_wikidata_cleaned_v1", spans="document", source="Dolma 1.2", needs=WIKIDATA, keys=KEYS)
+@tagger("allowlist_wikidata_v1", spans="document", source="Dolma 1.2", needs=WIKIDATA, keys=KEYS)
 def allowlist_wikidata_v1(*paths: Path) -> Tagger:
     """The host, or what is left without its first labels, is a website in Wikidata (Dolma's cleaning never ran)."""
     known: set[str] = set()
@@ -187,7 +188,7 @@ def _bases(url: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@tagger("url_hosts_v1", spans="document", source="Loom", needs=LISTS)
+@tagger("url_hosts_v1", spans="document", source="Loom", needs=LISTS, keys=KEYS)
 def url_hosts_v1(*paths: Path) -> Tagger:
     """The host or a parent of it is on a list; `www.` is a label like any other, and `web.com` stays itself."""
 
@@ -205,7 +206,7 @@ def url_hosts_v1(*paths: Path) -> Tagger:
     return _make(listed)
 
 
-@tagger("url_adblock_v1", spans="document", source="Loom", needs=ADBLOCK)
+@tagger("url_adblock_v1", spans="document", source="Loom", needs=ADBLOCK, keys=KEYS)
 def url_adblock_v1(*paths: Path) -> Tagger:
     """An Adblock rule would block the address, asked for with its scheme and query as they are."""
     return _make(_blocker(paths).blocks)
