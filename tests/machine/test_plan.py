@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from loom.errors import LoomError
 from loom.machine.plan import plan, steps_for
+from loom.model.huggingface import config_to_huggingface
 from loom.model.presets import preset
 from loom.train.config import BatchStage, RunConfig, TrainConfig, batch_stages
 from loom.train.memory import chunk_tokens, held_parameters, memory
@@ -164,3 +166,15 @@ def test_every_row_of_its_tables_is_a_name_and_a_value(monkeypatch: pytest.Monke
 def test_a_ramp_with_fewer_instances_than_ranks_is_refused_with_its_fix() -> None:
     with pytest.raises(LoomError, match=r"1024 instances, fewer than the 2048 ranks.*at least 4,194,304"):
         loom("plan", "olmo-65b", "--nodes", "256", "--node", "lumi-g")
+
+
+def test_a_recipe_without_a_model_is_planned_for_what_it_begins_from(tmp_path: Path) -> None:
+    from loom.cli.plan import run
+
+    shape = preset("olmo-60m")
+    (tmp_path / "config.json").write_text(json.dumps(config_to_huggingface(shape, 0, 1)))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {steps: 10, batch_tokens: 65536}\n")
+    for key in ("init", "anneal"):
+        planned = run(recipe=str(recipe), overrides=[f"train.{key}={tmp_path}"], node="h100-80gb-x1")
+        assert planned["parameters"] == shape.parameters

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from loom.chat.prepare import Prepare, prepare
 from loom.errors import LoomError
 from loom.recipe import build
 from loom.road.evaluation import recipe_evaluation
+from loom.road.training import run_training
 from loom.tokens.tokenize import Tokenize, tokenize
 from loom.train.config import RunConfig
+from tests.corpus import conftest as stores
+from tests.corpus.test_remote import BUCKET, upload
 from tests.evals.conftest import byte_tokenizer, random_model
 from tests.tasks import rows
+
+s3_server, s3 = stores.s3_server, stores.s3  # fixtures
 
 SHAPE = {"d_model": 32, "n_layers": 1, "n_heads": 2, "mlp_width": 64, "context_length": 64, "vocab_size": 384}
 
@@ -86,6 +92,38 @@ def test_what_is_trained_on_is_not_measured(folder: Path, capfd: pytest.CaptureF
     )
     assert recipe_evaluation(tuned) is None
     assert "piqa is not measured in the loop" in capfd.readouterr().err
+
+
+def test_rows_are_as_long_as_those_of_the_model_that_is_gone_on_with(folder: Path) -> None:
+    """As docs/training.md advises, the recipe has no model, and no data.sequence_length."""
+    small = {"batch_tokens": 256, "steps": 2, "compile": False, "log_every": 1, "threads": 1}
+    data, watched = {"tokens": str(folder / "tokens")}, {"data": str(folder / "data"), "tasks": ["piqa"]}
+    schedule = {"kind": "constant"}
+    base = build({"model": SHAPE, "data": data, "train": small, "schedule": schedule}, RunConfig, "test")
+    run_training(base, folder / "base")
+    for key in ("init", "anneal"):
+        values = {"data": data, "train": {**small, "steps": 4, key: str(folder / "base")}, "eval": watched}
+        begun = build(values, RunConfig, "test")
+        run_training(begun, folder / key, evaluate=recipe_evaluation(begun))
+        last = json.loads((folder / key / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["step"] == 4 and {"eval/validation/loss", "eval/piqa/acc"} <= last.keys()
+
+
+@pytest.mark.slow
+def test_what_was_held_out_is_measured_of_tokens_in_a_store(
+    folder: Path, s3: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    upload(s3, folder / "tokens", "tokens")
+    here = config(folder, tasks=["piqa"])
+    there = replace(here, data=replace(here.data, tokens=f"s3://{BUCKET}/tokens"))
+    near, far = recipe_evaluation(here), recipe_evaluation(there)
+    assert near is not None and far is not None
+    figures = near(random_model(), 1)
+    assert {k: v for k, v in far(random_model(), 1).items() if k != "seconds"} == {
+        k: v for k, v in figures.items() if k != "seconds"
+    }
+    assert "validation/loss" in figures and "piqa/acc" in figures
+    assert "s3://corpora/tokens was made from is not looked up" in capfd.readouterr().err
 
 
 def test_mistakes_are_errors_before_the_first_step(folder: Path) -> None:

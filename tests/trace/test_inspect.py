@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,11 @@ from loom.tokens.tokenizer import Tokenizer
 from loom.trace.inspect import inspect_step
 from loom.trace.page import write_step_page
 from loom.trace.reading import open_reading
+from loom.train.checkpoint import step_folder
 from loom.train.config import DataConfig
 from tests.small import make_tokenizer
 from tests.trace.runs import LENGTH, lm, make_tokens, recipe, watched
+from tests.train.tokens import learnable, write_tokens
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,10 @@ def test_a_mixture_over_more_than_an_epoch_and_its_inverse(tmp_path: Path, token
     for (source, shard, start), steps in read_at.items():
         assert reading.steps(source, shard, start + 5, start + 6) == sorted(set(steps))
     assert reading.folders[0].path.resolve() == first.resolve()
+    # A checkpoint from before the order was written down: it is found by trying.
+    state = step_folder(tmp_path / "run", 60) / "state.json"
+    state.write_text(json.dumps({k: v for k, v in json.loads(state.read_text()).items() if k != "sources"}))
+    assert [f.path for f in open_reading(tmp_path / "run").folders] == [f.path for f in reading.folders]
 
 
 def test_ranks_share_a_step_without_overlap(tmp_path: Path, tokenizer: Path) -> None:
@@ -170,6 +178,33 @@ def test_what_cannot_be_said_is_said_so(tmp_path: Path, tokenizer: Path) -> None
     make_tokens(tmp_path, shard_tokens=9_000, tokenizer=tokenizer)
     with pytest.raises(LoomError, match="changed since"):
         inspect_step(tmp_path / "run", 1)
+
+
+def test_a_run_is_looked_into_without_what_it_began_from(tmp_path: Path, tokenizer: Path) -> None:
+    tokens = make_tokens(tmp_path, tokenizer=tokenizer)
+    run_training(lm(tokens), tmp_path / "base")
+    begun = lm(tokens, steps=3)
+    begun = replace(begun, model=type(begun.model)(), train=replace(begun.train, init=str(tmp_path / "base")))
+    run_training(begun, tmp_path / "run")
+    before = inspect_step(tmp_path / "run", 3)
+    shutil.rmtree(tmp_path / "base")
+    assert inspect_step(tmp_path / "run", 3) == before
+    tokens.rename(tmp_path / "away")
+    with pytest.raises(LoomError, match=r"was made from .*base.*, .*/tokens, no longer there"):
+        inspect_step(tmp_path / "run", 3)
+
+
+def test_a_mixture_of_many_folders(tmp_path: Path) -> None:
+    folders = [write_tokens(tmp_path / f"t{n}", [learnable(700, 64, n)]) for n in range(8)]
+    folders = [folders[n] for n in (3, 1, 7, 0, 2, 6, 4, 5)]
+    with watched() as fed:
+        run_training(
+            lm(*folders, steps=4, weights=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)), tmp_path / "run"
+        )
+    reading = open_reading(tmp_path / "run")
+    told = [reading.tokens(row).tolist() for step in range(1, 5) for row in reading.instances(step)]
+    assert told == fed and len(told) == 32
+    assert [folder.path.name for folder in reading.folders] == [folder.name for folder in folders]
 
 
 def test_verify_reads_the_shards(tmp_path: Path, tokenizer: Path) -> None:

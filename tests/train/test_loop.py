@@ -13,10 +13,13 @@ import torch
 from loom.errors import LoomError
 from loom.model.presets import ModelRecipe
 from loom.road.training import run_training
+from loom.tokens.shards import open_tokens
 from loom.train.callbacks import Callback
 from loom.train.checkpoint import checkpoints, load_model, read_weights, step_folder
 from loom.train.config import DataConfig, DpoConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
+from loom.train.data import verify
 from loom.train.loop import train
+from loom.train.parallel import World
 from loom.train.roll import Roll
 
 from .tokens import learnable, write_conversations, write_tokens
@@ -201,6 +204,19 @@ def test_retention(tmp_path: Path, tokens: Path) -> None:
     assert [int(path.name[5:]) for path in checkpoints(tmp_path / "run")] == [3, 6, 10, 12]
 
 
+def test_a_damaged_checkpoint_does_not_crowd_out_a_newer_good_one(tmp_path: Path, tokens: Path) -> None:
+    config = recipe(tokens, steps=10, checkpoint_every=2, keep=1, keep_every=4)
+    train(config, tmp_path / "run")
+    for step in (8, 10):
+        damage(step_folder(tmp_path / "run", step))
+    with pytest.raises(Stop):
+        train(config, tmp_path / "run", callbacks=[StopAt(7)])
+    notes = Notes()
+    train(config, tmp_path / "run", callbacks=[notes])
+    assert notes.said[-1] == "resumed from step 6"
+    assert [int(path.name[5:]) for path in checkpoints(tmp_path / "run")] == [4, 8, 10]
+
+
 def test_sft_learns_answers_only(tmp_path: Path) -> None:
     table = write_conversations(tmp_path / "sft", 200)
     base = recipe(tmp_path / "sft")
@@ -282,3 +298,24 @@ def test_verified_data_are_compared_with_their_digests(tmp_path: Path, tokens: P
     with pytest.raises(LoomError, match=r"shard-00001\.npy changed since it was written"):
         train(verified, tmp_path / "b")
     assert not checkpoints(tmp_path / "b")
+
+
+class Pair(World):
+    """One of two ranks, and what the other gathers."""
+
+    other: object = None
+
+    def gather(self, value: object, group: object = None) -> list[object]:
+        return [value, self.other]
+
+
+def test_ranks_share_the_shards_to_verify(tmp_path: Path, tokens: Path) -> None:
+    change_token(tokens, "shard-00001.npy", 100, 5)
+    folders = [open_tokens(tokens)]
+    first, second = (Pair(rank, 2, torch.device("cpu")) for rank in (0, 1))
+    verify(folders, first)  # reads shard 0
+    with pytest.raises(LoomError, match=r"shard-00001\.npy changed"):
+        verify(folders, second)
+    object.__setattr__(first, "other", "shard-00001.npy changed")
+    with pytest.raises(LoomError, match=r"shard-00001\.npy changed"):
+        verify(folders, first)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -104,6 +107,42 @@ def test_a_tracker_gets_what_is_logged(tmp_path: Path, tokens: Path) -> None:
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
     assert [e.value for e in events.Scalars("loss")] == pytest.approx(losses(tmp_path / "run"), rel=1e-6)
     assert [e.step for e in events.Scalars("eval/heldout/loss")] == [6]
+
+
+def test_a_tracker_forgets_the_steps_that_a_resumed_run_takes_again(tmp_path: Path, tokens: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from loom.road.tracking import trackers
+
+    config = recipe(tokens, steps=6, checkpoint_every=3)
+    for stop in (2, 5, None):  # before a checkpoint, and after the one of step 3
+        stops = [] if stop is None else [StopAt(stop)]
+        with suppress(Stop):
+            train(config, tmp_path / "run", callbacks=[*trackers(["tensorboard"]), *stops])
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    found = events.Scalars("loss")
+    assert [e.step for e in found] == [1, 2, 3, 4, 5, 6]
+    assert [e.value for e in found] == pytest.approx(losses(tmp_path / "run"), rel=1e-6)
+
+
+def test_steps_are_an_axis_of_their_own_where_a_tracker_s_only_rise(tmp_path: Path, monkeypatch) -> None:
+    from loom.road.tracking import Online
+
+    calls: list[tuple[str, object, object]] = []
+    module = ModuleType("wandb")
+
+    def noted(called: str) -> Callable[..., None]:
+        return lambda *given, **more: calls.append((called, given, more))
+
+    for called in ("init", "define_metric", "log", "finish"):
+        setattr(module, called, noted(called))
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    tracker = Online("wandb")
+    tracker.begin("run", tmp_path, {}, 4)
+    tracker.log(4, {"loss": 2.0})
+    assert ("define_metric", ("*",), {"step_metric": "step"}) in calls
+    assert calls[-1] == ("log", ({"loss": 2.0, "step": 4},), {})
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def wandb_records(folder: Path) -> list[tuple[int, dict[str, float]]]:
         if record.HasField("history"):
             items = {i.key or "/".join(i.nested_key): i.value_json for i in record.history.item}
             values = {key: json.loads(value) for key, value in items.items()}
-            found.append((int(values["_step"]), values))
+            found.append((int(values["step"]), values))
     return found
 
 

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loom.console import console, format_bytes
+
+if TYPE_CHECKING:
+    from loom.model.config import ModelConfig
+    from loom.train.config import RunConfig
 
 app = typer.Typer(add_completion=False)
 TOKENS, BATCH = 2e12, 4_194_304  # OLMo's, where neither a recipe nor a flag says otherwise
@@ -133,7 +137,6 @@ def _from_recipe(
     Refuses a batch that the ranks cannot share.
     """
     from loom.errors import LoomError
-    from loom.model.presets import resolve
     from loom.recipe import load
     from loom.tokens.order import places_of_step
     from loom.train.config import RunConfig, batch_stages
@@ -142,7 +145,7 @@ def _from_recipe(
     train, parallel = config.train, config.parallel
     if first > train.steps:
         raise LoomError(f"--from-step {first:,} is past train.steps {train.steps:,}.")
-    model = resolve(config.model)
+    model = _shape(config)
     length = config.data.sequence_length or model.context_length
     readers = max(1, ranks // parallel.context)
     stages = batch_stages(config, length, readers, first - 1)
@@ -161,3 +164,15 @@ def _from_recipe(
         "activation_budget": train.activation_budget, "bf16": train.precision == "bf16",
         "strategy": parallel.strategy, "replicas": parallel.replicas, "context": parallel.context,
     }  # fmt: skip
+
+
+def _shape(config: RunConfig) -> ModelConfig:
+    """Of the recipe's model; where it leaves that out, of what it starts from."""
+    from loom.model.presets import ModelRecipe, resolve
+
+    origin = config.train.init or config.train.anneal
+    if origin is None or config.model != ModelRecipe():
+        return resolve(config.model)
+    from loom.train.initial import read_shape
+
+    return read_shape(Path(origin))

@@ -26,6 +26,7 @@ def run(
     """
     import json
     import os
+    import sys
     from contextlib import nullcontext
 
     from loom.recipe import load
@@ -35,11 +36,16 @@ def run(
     from loom.train.config import RunConfig
 
     config = load(recipe, RunConfig, overrides or ())
+    first = os.environ.get("RANK", "0") == "0"
+    if not first:  # one rank speaks for all; what goes wrong is said by whom it meets
+        console.quiet = True
     # One process a node could sample; the first node's stands for all (report.power).
     ranks, here = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     nodes = max(1, ranks // here) if here else 1
-    with sampled(out, nodes=nodes) if os.environ.get("RANK", "0") == "0" else nullcontext():
+    with sampled(out, nodes=nodes) if first else nullcontext():
         last = run_training(config, out, evaluate=recipe_evaluation(config))
+    if not first:
+        sys.exit(0)  # not a word, nor the object of --json
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     final = json.loads(lines[-1])
     shown = {name: value for name, value in final.items() if isinstance(value, float | int)}

@@ -97,8 +97,12 @@ def token_documents(folder: Path, limit: int | None = None) -> list[Document]:
     sizes = np.array([len(tokenizer.token_bytes(index)) for index in range(tokenizer.vocab_size)])
     documents: list[Document] = []
     count: dict[str, int] = {}
-    for shard, ids in zip(opened.shards, opened.arrays, strict=True):
-        path = (folder / shard.path).with_suffix(".docs.parquet")
+    for number, shard in enumerate(opened.shards):
+        if opened.address is None:
+            ids = opened.arrays[number]
+        else:  # held-out documents are few: a copy is fetched once
+            ids = np.fromfile(opened.file(shard.path), opened.kind)
+        path = opened.file(Path(shard.path).with_suffix(".docs.parquet").as_posix())
         table = pq.read_table(path, columns=["start", "end", "id", "source"])
         for start, end, name, source in zip(*(column.to_pylist() for column in table.columns), strict=True):
             count[source] = count.get(source, 0) + 1

@@ -15,9 +15,12 @@ from loom.errors import LoomError
 from loom.tokens.digest import digest_bytes
 from loom.train.callbacks import Callback, Record, RunInfo
 
+STEP = "step"  # of Weights & Biases: an axis of our own
+
 
 class Tracker(Protocol):
-    def begin(self, name: str, folder: Path, recipe: Mapping[str, Any]) -> None: ...
+    def begin(self, name: str, folder: Path, recipe: Mapping[str, Any], first_step: int) -> None:
+        """What was sent of `first_step` and later steps, before the run was cut off, is of no run any more."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -36,10 +39,10 @@ def _import(module: str, extra: str) -> Any:
 class TensorBoard:
     """Event files below the run's folder, `tensorboard/`."""
 
-    def begin(self, name: str, folder: Path, recipe: Mapping[str, Any]) -> None:
+    def begin(self, name: str, folder: Path, recipe: Mapping[str, Any], first_step: int) -> None:
         _import("tensorboard", "tensorboard")
         self.writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(
-            str(folder / "tensorboard")
+            str(folder / "tensorboard"), purge_step=first_step if first_step > 1 else 0
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -58,14 +61,20 @@ class Online:
         self.module = _import(module, module)
         self.name = module
 
-    def begin(self, name: str, folder: Path, recipe: Mapping[str, Any]) -> None:
+    def begin(self, name: str, folder: Path, recipe: Mapping[str, Any], first_step: int) -> None:
         # A run that goes on is the same run; one of the same name in another folder is not.
         own = f"{name}-{digest_bytes(str(folder.resolve()).encode())[-8:]}"
         more = {"name": name, "dir": str(folder), "id": own} if self.name == "wandb" else {"name": own}
         self.module.init(project="loom", config=dict(recipe), resume="allow", **more)
+        if self.name == "wandb":  # its own steps only rise: it would drop those that a run takes again
+            self.module.define_metric(STEP)
+            self.module.define_metric("*", step_metric=STEP)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.module.log(dict(values), step=step)
+        if self.name == "wandb":
+            self.module.log({**values, STEP: step})
+        else:
+            self.module.log(dict(values), step=step)
 
     def end(self) -> None:
         self.module.finish()
@@ -78,7 +87,7 @@ class Track(Callback):
         self.tracker = tracker
 
     def on_start(self, run: RunInfo) -> None:
-        self.tracker.begin(run.out.name, run.out, asdict(run.config))
+        self.tracker.begin(run.out.name, run.out, asdict(run.config), run.first_step)
 
     def on_step(self, record: Record) -> None:
         numbers = {k: float(v) for k, v in record.items() if k != "step" and not isinstance(v, str)}

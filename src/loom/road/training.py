@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from loom.artifact import MANIFEST, atomic_write
@@ -19,8 +20,14 @@ from loom.road.tracking import trackers
 from loom.tokens.shards import open_tokens
 from loom.trace.reading import document_table
 from loom.train.callbacks import Callback, Evaluate, Record, RunInfo
-from loom.train.config import RunConfig
+from loom.train.config import ParallelConfig, RunConfig, TrainConfig
 from loom.train.loop import train
+
+SAME_RESULT = (
+    "micro_batch", "micro_batch_pairs", "compile", "recompute", "activation_budget", "asynchronous", "rehearse",
+    "threads",
+)  # fmt: skip
+"""Keys of `train` that say how the work is done, as all of `parallel` does; a run's result is theirs to rounding."""
 
 
 def run_training(
@@ -33,13 +40,12 @@ def run_training(
 ) -> Path:
     """Train `config` into the run folder `out`, going on where it stopped; the last checkpoint's folder.
 
-    Raises `LoomError` where `out` holds a finished run of another recipe.
+    A finished run says so, and goes on where `train.steps` grew. Raises `LoomError` where `out` holds a finished
+    run of another recipe (`SAME_RESULT` aside), or one whose learning rates would have been others with more steps.
     """
     written = out / "recipe.yaml"
-    if (out / MANIFEST).exists() and written.is_file() and not _same(written, config):
-        raise LoomError(
-            f"{out} holds a finished run of another recipe ({written}). Choose another --out, or remove it."
-        )
+    if (out / MANIFEST).exists() and written.is_file():
+        _check_finished(out, written, config)
     documents = None
     if config.train.objective != "lm":
         folder = config.data.sft if config.train.objective == "sft" else config.data.pairs
@@ -54,12 +60,14 @@ def run_training(
         if os.environ.get("RANK", "0") == "0":  # the other ranks wait for the first one's word
             for said in fetch_newest(url, out):
                 console.say(f"{out.name}: {said}")
+    begun = _Begun()
     with console.progress(name, total=config.train.steps) as progress:
-        return train(
+        last = train(
             config,
             out,
             documents=documents,
             callbacks=(
+                begun,
                 _Recipe(written, config),
                 _Line(progress),
                 *trackers(config.train.track),
@@ -68,14 +76,52 @@ def run_training(
             ),
             evaluate=evaluate,
         )
+    if not begun.there and os.environ.get("RANK", "0") == "0":
+        console.say(
+            f"{out.name}: finished at step {config.train.steps:,} before, and its last checkpoint is whole; nothing "
+            f"was left to do."
+        )
+    return last
 
 
-def _same(written: Path, config: RunConfig) -> bool:
-    """Whether a finished run was of this recipe; a key that did not exist then had its usual value."""
+def _check_finished(out: Path, written: Path, config: RunConfig) -> None:
+    """Raise `LoomError` unless the finished run in `out` is of this recipe, or could have had its larger train.steps.
+
+    A key that did not exist then had its usual value.
+    """
     try:
-        return load_recipe(written, RunConfig) == config
+        before = load_recipe(written, RunConfig)
     except LoomError:
-        return False
+        before = None
+    longer = before is not None and config.train.steps > before.train.steps
+    if before is not None and longer:
+        before = replace(before, train=replace(before.train, steps=config.train.steps))
+    if before is None or _result(before) != _result(config):
+        raise LoomError(
+            f"{out} holds a finished run of another recipe ({written}). Choose another --out, or remove it."
+        )
+    fixed = config.schedule.kind == "constant" or config.schedule.length is not None
+    if longer and (config.train.anneal is not None or not fixed):
+        raise LoomError(
+            f"{out} holds a finished run, whose learning rate fell to its last step; towards train.steps "
+            f"{config.train.steps:,} it would have been another from early on. Go on from it in another --out with "
+            f"train.init={out}. (A schedule with schedule.length, or of the kind constant, can be made longer.)"
+        )
+
+
+def _result(config: RunConfig) -> RunConfig:
+    """The recipe with `SAME_RESULT` at their usual values."""
+    train = {name: getattr(TrainConfig(), name) for name in SAME_RESULT}
+    return replace(config, train=replace(config.train, **train), parallel=ParallelConfig())
+
+
+class _Begun(Callback):
+    """Whether there was anything to train; of a finished run no callback is told."""
+
+    there = False
+
+    def on_start(self, run: RunInfo) -> None:
+        self.there = True
 
 
 class _Recipe(Callback):
@@ -104,8 +150,8 @@ class _Line(Callback):
 
     def on_step(self, record: Record) -> None:
         parts = [f"loss {record['loss']:.3f}", f"lr {record['lr']:.2g}", f"|g| {record['grad_norm']:.2g}"]
-        if "accuracy" in record:
-            parts.append(f"accuracy {record['accuracy']:.2f}")
+        if "reward_accuracy" in record:
+            parts.append(f"accuracy {record['reward_accuracy']:.2f}")
         parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
         parts.append(f"MFU {float(record['mfu']):.0%}" if "mfu" in record else "MFU n/a")
         parts.append(f"waits {float(record['data_wait']):.1%}")

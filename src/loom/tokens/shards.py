@@ -140,9 +140,9 @@ class TokenFolder:
             maps.append(np.memmap(path, np.uint8, mode="r", shape=(shard.tokens,)))
         return tuple(maps)
 
-    def verify(self) -> None:
-        """Read every shard and compare its digest. Raises `LoomError` naming the first that differs."""
-        for shard in self.shards:
+    def verify(self, rank: int = 0, ranks: int = 1) -> None:
+        """Read every shard, or a rank's share, and compare digests. Raises `LoomError` naming one that differs."""
+        for shard in self.shards[rank::ranks]:
             if self.address is None:
                 found = digest_file(self.path / shard.path, shard.digest)
             else:

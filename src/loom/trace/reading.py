@@ -27,7 +27,7 @@ from loom.tokens.remote import address
 from loom.tokens.shards import TokenFolder, open_tokens
 from loom.train.documents import Documents, DocumentTable, pairs_fingerprint, rows_fingerprint
 
-MOST_SOURCES = 6  # of a mixture whose order is found by trying
+MOST_SOURCES = 6  # of a mixture whose order is found by trying, in a checkpoint that does not say it
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,8 @@ def open_reading(run: Path) -> Reading:
     if not state.get("step") or "train" not in (recipe or {}):
         raise LoomError(f"{checkpoint} was imported, not trained: it has read nothing here.")
     objective = recipe["train"]["objective"]
-    folders = _token_folders(checkpoint, manifest["inputs"])
-    data, chosen = _matching(recipe, state, folders, checkpoint)
+    folders, gone = _token_folders(checkpoint, manifest["inputs"])
+    data, chosen = _matching(recipe, state, folders, gone, checkpoint)
     return Reading(
         run,
         objective,
@@ -260,8 +260,12 @@ def open_reading(run: Path) -> Reading:
     )
 
 
-def _token_folders(checkpoint: Path, inputs: Sequence[Mapping[str, str]]) -> list[TokenFolder]:
-    folders = []
+def _token_folders(
+    checkpoint: Path, inputs: Sequence[Mapping[str, str]]
+) -> tuple[list[TokenFolder], list[Path]]:
+    """The token folders among a checkpoint's inputs, and the inputs that are gone: tokens, or what it started from."""
+    folders: list[TokenFolder] = []
+    gone: list[Path] = []
     for item in inputs:
         if address(item["path"]):  # only tokens are read elsewhere
             path: Path = Path(item["path"])
@@ -270,10 +274,7 @@ def _token_folders(checkpoint: Path, inputs: Sequence[Mapping[str, str]]) -> lis
             path = Path(os.path.normpath(checkpoint.resolve() / item["path"]))
             kind = _kind(path)
         if kind is None and not path.exists():
-            raise LoomError(
-                f"{checkpoint} was trained on {path}, which is no longer there: put it back to see "
-                f"what was read."
-            )
+            gone.append(path)
         if kind != "tokens":
             continue
         folder = open_tokens(path)
@@ -283,7 +284,7 @@ def _token_folders(checkpoint: Path, inputs: Sequence[Mapping[str, str]]) -> lis
                 f"can no longer be said. Restore that folder."
             )
         folders.append(folder)
-    return folders
+    return folders, gone
 
 
 def _kind(path: Path) -> str | None:
@@ -294,7 +295,11 @@ def _kind(path: Path) -> str | None:
 
 
 def _matching(
-    recipe: Mapping[str, Any], state: Mapping[str, Any], folders: Sequence[TokenFolder], where: Path
+    recipe: Mapping[str, Any],
+    state: Mapping[str, Any],
+    folders: Sequence[TokenFolder],
+    gone: Sequence[Path],
+    where: Path,
 ) -> tuple[_Windows | _Rows, Sequence[TokenFolder]]:
     """The data set whose fingerprint is the one training wrote down."""
     length, seed = int(state["sequence_length"]), int(state["seed"])
@@ -302,12 +307,7 @@ def _matching(
     if recipe["train"]["objective"] == "lm":
         sources = data["tokens"]
         weights = [1.0] if isinstance(sources, str) else [float(item["weight"]) for item in sources]
-        if len(weights) > MOST_SOURCES:
-            raise LoomError(
-                f"{where} read a mixture of {len(weights)} folders; up to {MOST_SOURCES} can be looked into."
-            )
-        # The manifest lists folders by path, the order numbers them as the recipe does.
-        for chosen in permutations(folders, len(weights)):
+        for chosen in _numbered(folders, len(weights), state.get("sources"), where):
             windows = _Windows(chosen, weights, length, seed, data["order"])
             if windows.fingerprint == state["fingerprint"]:
                 return windows, chosen
@@ -318,10 +318,35 @@ def _matching(
             rows = _Rows(folder, length, seed, pairs, label_weight)
             if rows.fingerprint == state["fingerprint"]:
                 return rows, [folder]
+    if gone:
+        raise LoomError(
+            f"{where} was made from {', '.join(map(str, gone))}, no longer there, and what is left is not all it read: "
+            f"put it back to see what was read."
+        )
     raise LoomError(
         f"{where} was trained in an order (fingerprint {state['fingerprint'][:12]}) that its recipe and "
         f"token folders no longer give: one of them changed, or another version of Loom trained it."
     )
+
+
+def _numbered(
+    folders: Sequence[TokenFolder], count: int, digests: Sequence[str] | None, where: Path
+) -> Iterator[Sequence[TokenFolder]]:
+    """`count` folders as the order numbers them, which is as the recipe does; the manifest lists them by path.
+
+    By their `digests` if the checkpoint has them, else every way to be tried.
+    """
+    if digests:
+        known = {folder.digest: folder for folder in folders}
+        if all(digest in known for digest in digests):
+            yield [known[digest] for digest in digests]
+        return
+    if count > MOST_SOURCES:
+        raise LoomError(
+            f"{where} read a mixture of {count} folders and does not say their order, which is found by trying up to "
+            f"{MOST_SOURCES} only."
+        )
+    yield from permutations(folders, count)
 
 
 def _stages(recipe: Mapping[str, Any], state: Mapping[str, Any]) -> list[Stage]:

@@ -6,6 +6,7 @@ OLMo 7B decayed to zero in its last 1,000 steps; its successors do so on better 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,7 @@ def origin_of(resumed: Path, data: Sequence[dict[str, str]]) -> list[dict[str, s
     known = {item["digest"] for item in data}
     listed = json.loads((resumed / MANIFEST).read_bytes())["inputs"]
     return [
-        {"path": str(resumed.resolve() / item["path"]), "digest": item["digest"]}
+        {"path": os.path.normpath(resumed.resolve() / item["path"]), "digest": item["digest"]}
         for item in listed
         if item["digest"] not in known
     ]

@@ -81,6 +81,8 @@ class TrainState:
     stages: list[list[int]] = field(default_factory=list)
     learning_rate: float | None = None
     """Of the last step; None where nothing was trained."""
+    sources: list[str] = field(default_factory=list)
+    """The token folders' digests in the order's numbering; none of a checkpoint from before they were kept."""
 
 
 def step_folder(run: Path, step: int) -> Path:

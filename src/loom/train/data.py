@@ -23,6 +23,7 @@ from loom.tokens.shards import TokenFolder, open_tokens
 from loom.train.branches import Side, lay_out
 from loom.train.config import DataConfig, TokenSource
 from loom.train.documents import Documents, DocumentTable, Rows, pairs_fingerprint, rows_fingerprint
+from loom.train.parallel import World
 
 Integers = npt.NDArray[np.int64]
 IGNORE = -100
@@ -172,11 +173,18 @@ class PackedRows:
         seed: int,
         label_weight: str = "per_token",
     ) -> None:
+        if table.pair is not None:
+            raise LoomError(
+                f"{folder.path} holds preference pairs, whose rejected answers are not to be learnt: prepare "
+                f"conversations with `loom prepare sft`, or train with train.objective=dpo."
+            )
         self.folders = [folder]
         self.documents = Documents(folder, table, length)
         self.label_weight = label_weight
         self.members, self.offsets, dropped = self.documents.rows()
-        self.notes = _notes(self.documents.cut, dropped, "conversations", length)
+        packed = sum(map(len, self.members))
+        self.notes = [f"{packed:,} conversations are packed into {len(self.members):,} rows of {length:,}"]
+        self.notes += _notes(self.documents.cut, dropped, "conversations", length)
         self.order = EpochOrder(len(self.members), seed)
         self.fingerprint = rows_fingerprint(folder, length, seed, label_weight)
 
@@ -286,10 +294,20 @@ def open_folders(config: DataConfig, objective: str) -> list[TokenFolder]:
             raise LoomError(
                 f"{folders[0].path} and {other.path} were tokenized with unlike tokenizers: mix folders of one only."
             )
-    if config.verify:
-        for folder in folders:
-            folder.verify()
     return folders
+
+
+def verify(folders: Sequence[TokenFolder], world: World) -> None:
+    """Read every shard once, dealt over the ranks. On all of them raises `LoomError` naming one that changed."""
+    met: str | None = None
+    try:
+        for folder in folders:
+            folder.verify(world.rank, world.size)
+    except LoomError as error:
+        met = str(error)
+    for said in world.gather(met):
+        if said is not None:
+            raise LoomError(said)
 
 
 def identities(folders: Sequence[TokenFolder]) -> list[dict[str, str]]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from loom.errors import LoomError
 from loom.model.config import ModelConfig
-from loom.model.huggingface import read_folder
+from loom.model.huggingface import config_from_huggingface, read_folder
 from loom.model.transformer import Transformer
-from loom.tokens.digest import digest_file
+from loom.tokens.digest import digest_file, digest_json
 from loom.tokens.shards import TokenFolder
-from loom.train.checkpoint import check, load_weights, newest_good, read_card, reference
+from loom.train.checkpoint import check, checkpoints, load_weights, newest_good, read_card, reference
 from loom.train.parallel import World, load_full
 
 
@@ -26,12 +26,15 @@ def find_model(path: Path) -> Path:
         return path
     found, damaged = newest_good(path)
     if found is None:
-        reason = f" ({damaged[0]})" if damaged else ""
-        raise LoomError(
-            f"{path} is no run, no checkpoint and no Hugging Face folder{reason}: name a folder with checkpoints/, "
-            f"model.json or config.json."
-        )
+        raise no_model(path, f" ({damaged[0]})" if damaged else "")
     return found
+
+
+def no_model(path: Path, reason: str = "") -> LoomError:
+    return LoomError(
+        f"{path} is no run, no checkpoint and no Hugging Face folder{reason}: name a folder with checkpoints/, "
+        f"model.json or config.json."
+    )
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,32 @@ class Initial:
 def open_initial(path: Path, world: World) -> Initial:
     """The model at `path`, digested by one rank. Raises `LoomError` for what is none, or is damaged."""
 
-    def whole() -> Path:
+    def whole() -> tuple[Path, str]:
         folder = find_model(path)
         if not (folder / "config.json").is_file():
-            check(folder)
-        return folder
+            if folder == path:  # a run's newest was digested when it was found
+                check(folder)
+            return folder, ""
+        files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+        return folder, digest_json([[file.name, digest_file(file)] for file in files])
 
-    folder = world.once(whole)
+    folder, digest = world.once(whole)
     if (folder / "config.json").is_file():
         config, weights = read_folder(folder)
-        lineage = {"path": str(folder), "digest": digest_file(folder / "config.json") or ""}
+        lineage = {"path": str(folder), "digest": digest}
         return Initial(folder, config, lineage, weights)
     return Initial(folder, read_card(folder).model, reference(folder), None)
+
+
+def read_shape(path: Path) -> ModelConfig:
+    """The shape of the model at `path`, of a run of its newest checkpoint; no weights are read or digested."""
+    if (path / "config.json").is_file():
+        return config_from_huggingface(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    if (path / "model.json").is_file():
+        return read_card(path).model
+    if not (found := checkpoints(path)):
+        raise no_model(path)
+    return read_card(found[-1]).model
 
 
 def check_tokenizer(folder: Path, data: TokenFolder) -> None:

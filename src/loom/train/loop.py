@@ -343,6 +343,7 @@ def _state(run: Run, step: int) -> TrainState:
         run.sequence_length,
         [[s.step, s.instances_before, s.batch] for s in run.stages if s.step <= step],
         run.optimizer.param_groups[0]["lr"],
+        [folder.digest for folder in run.data.folders],
     )
 
 

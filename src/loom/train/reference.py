@@ -26,6 +26,17 @@ from loom.train.parallel import World
 TOLERANCE = {"float32": (1e-3, 1e-4), "bf16": (0.5, 0.02)}  # absolute (nats) and relative, an answer
 
 
+def _path(folder: Path, identity: object) -> Path:
+    return folder / f"reference-{digest_json(identity)}.npy"
+
+
+def kept_logprobs(data: Pairs, world: World, folder: Path, identity: object) -> Tensor | None:
+    """What `reference_logprobs` kept in `folder`, if it did; no model is asked. Raises `LoomError` if it was changed."""
+    path = _path(folder, identity)
+    cached = world.gather(path.is_file() if world.first else None)[0]
+    return _read(path, data.instances) if cached else None
+
+
 @torch.no_grad()
 def reference_logprobs(
     model: nn.Module,
@@ -41,10 +52,8 @@ def reference_logprobs(
     Pairs are parted over the ranks. Raises `LoomError` for a value that is not finite, and for a cache
     that was changed or does not agree with what the model gives now.
     """
-    path = folder / f"reference-{digest_json(identity)}.npy"
-    cached = world.gather(path.is_file() if world.first else None)[0]
-    if cached:
-        values = _read(path, data.instances)
+    path = _path(folder, identity)
+    if (values := kept_logprobs(data, world, folder, identity)) is not None:
         _agree(values, model, data, micro_batch, world, path, precision)
         return values
     values = _compute(model, data, micro_batch, world)

@@ -112,13 +112,14 @@ class Saver:
         shards = [item for part in self.world.gather(describe(folder, mine), self.group) for item in part]
         if self.world.first:
             finish(folder, self.card, self.tokenizer, state, self.inputs, self.recipe, shards)
-            self._retain()
+            self._retain(state.step)
             self.finished.append(folder)
 
-    def _retain(self) -> None:
+    def _retain(self, saved: int) -> None:
         if self.keep == 0:
             return
-        for folder in checkpoints(self.run)[: -self.keep]:
+        # Those past what was just saved are damaged, or the run would have gone on from them: they stand for nothing.
+        for folder in [folder for folder in checkpoints(self.run) if step_of(folder) <= saved][: -self.keep]:
             step = step_of(folder)
             if step in self.keep_steps or (self.keep_every and step % self.keep_every == 0):
                 continue

@@ -28,7 +28,7 @@ from loom.train.checkpoint import (
 )
 from loom.train.config import RunConfig, batch_stages
 from loom.train.context import Context
-from loom.train.data import Data, PackedRows, Pairs, Windows, identities, open_folders
+from loom.train.data import Data, PackedRows, Pairs, Windows, identities, open_folders, verify
 from loom.train.documents import DocumentTable
 from loom.train.initial import Initial, check_tokenizer, open_initial
 from loom.train.lora import attach, start_adapters
@@ -41,7 +41,7 @@ from loom.train.parallel import (
     parallelize,
     replicate,
 )
-from loom.train.reference import reference_logprobs
+from loom.train.reference import kept_logprobs, reference_logprobs
 
 LONG_ENOUGH_TO_COMPILE = 1e15
 """Floating-point operations of a run from which compiling pays on a CPU."""
@@ -122,12 +122,16 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
             f"No checkpoint of {out} is whole: {damaged[0]} Remove {out / 'checkpoints'} to begin anew."
         )
     folders = open_folders(config.data, train.objective)
+    if config.data.verify:
+        verify(folders, world)
     inputs = identities(folders)
     initial: Initial | None = None
     known: ModelConfig | None = None
     origin = train.init or train.anneal
-    if train.anneal is not None and resumed is not None:
-        inputs += origin_of(resumed, inputs)
+    # A run under way needs no more of what it began from: that may be gone by now, or another.
+    began = origin_of(resumed, inputs) if resumed is not None else []
+    inputs += began
+    if origin is not None and resumed is not None:
         known = read_card(resumed).model
     elif origin is not None:
         initial = open_initial(Path(origin), world)
@@ -154,31 +158,30 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
         folders[0].vocab_size,
     )
     compiled = wants_compiling(config, shape, length, stages, world)
+    step = _restore(resumed, config, card, data, stages, length) if resumed is not None else 0
     with torch.device("meta"):
         blank = Transformer(shape, torch.bfloat16 if train.precision == "bf16" else None)
     if train.lora is not None:
-        if initial is None:
+        if train.init is None:
             raise LoomError("train.lora adds to a model that is there: set train.init.")
         attach(blank, train.lora)
     context.attach(blank)
     model = parallelize(blank, world, config.parallel, train, compiled)
     if train.anneal is None and (resumed is None or train.objective == "dpo"):
-        if initial is None:
-            initialize_sharded(blank, config.seed)
-        else:
+        if initial is not None:
             initial.fill(blank, world)
+        elif resumed is None:
+            initialize_sharded(blank, config.seed)
         if train.lora is not None:
             start_adapters(blank, train.lora, config.seed)
     reference: Tensor | None = None
     if train.objective == "dpo":
-        reference = _reference(config, out, world, model, blank, data, initial)
+        reference = _reference(config, out, world, model, blank, data, initial, began)
     model = replicate(model, world)
     optimizer = build_optimizer(model, config.optimizer)
     guard = StepGuard(config.optimizer.skip_spikes, world.device)
     notes = [*damaged, *data.notes]
-    step = 0
     if resumed is not None:
-        step = _restore(resumed, config, card, data, stages, length)
         load_training(resumed, model, optimizer, guard, world)
         notes.append(f"resumed from step {step}")
     elif train.anneal is not None and initial is not None:
@@ -211,8 +214,14 @@ def _reference(
     blank: Transformer,
     data: Data,
     initial: Initial | None,
+    began: Sequence[dict[str, str]],
 ) -> Tensor:
+    """The reference's values; of a run under way, where the model it `began` from is the reference, its own cache."""
     assert isinstance(data, Pairs)
+
+    def named(lineage: dict[str, str]) -> list[str]:
+        return [lineage["digest"], data.fingerprint, config.train.precision]
+
     if config.dpo.reference is not None:
         other = open_initial(Path(config.dpo.reference), world)
         lineage = other.lineage
@@ -223,18 +232,29 @@ def _reference(
         other.fill(blank, world)
     elif initial is not None:
         lineage = initial.lineage
+    elif began:
+        lineage = began[0]
+        kept = kept_logprobs(data, world, out / "reference", named(lineage))
+        if kept is not None:
+            return kept
+        other = open_initial(Path(lineage["path"]), world)
+        if other.lineage["digest"] != lineage["digest"]:
+            raise LoomError(
+                f"{other.folder} is no longer the model that {out} began from, which its answers are compared with: "
+                f"restore it, or train into another --out."
+            )
+        other.fill(blank, world)
     else:
         raise LoomError(
             "dpo needs a model to start from: set train.init, and dpo.reference where it differs."
         )
-    identity = [lineage["digest"], data.fingerprint, config.train.precision]
     values = reference_logprobs(
         model,
         data,
         config.train.micro_batch_pairs,
         world,
         out / "reference",
-        identity,
+        named(lineage),
         config.train.precision,
     )
     if config.dpo.reference is not None and initial is not None:
