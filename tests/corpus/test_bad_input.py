@@ -70,9 +70,85 @@ def test_rows_that_are_no_documents(tmp_path: Path, line: bytes, reason: str) ->
     (artifact,) = tag(Tag((str(folder),), ("char_length_v1",)), tmp_path, LocalEngine(1))
     assert artifact.counters["documents"] == 2
     assert artifact.counters["rejected"] == 1
-    (row,) = map(orjson.loads, documents.read_lines(tmp_path / "rejected" / "a.jsonl"))
+    (row,) = map(orjson.loads, documents.read_lines(artifact.path / "rejected" / "a.jsonl"))
     assert (row["file"], row["line"]) == ("a.jsonl.gz", 2)
     assert reason in row["reason"]
+    assert {item.path for item in artifact.outputs} == {"a.jsonl.gz", "rejected/a.jsonl"}
+
+
+def test_tagging_leaves_a_finished_folder_whole(tmp_path: Path) -> None:
+    """What a collection set aside stays; files that a curation made are not written over."""
+    from loom.corpus.sources.dumps import Dump, collect
+
+    raw = [orjson.dumps({"text": prose(n), "url": f"http://{n}.org"}) for n in range(8)]
+    (tmp_path / "a.json").write_bytes(b"\n".join([*raw, b"{"]) + b"\n")
+    root = tmp_path / "corpus"
+    collected = collect(Dump("c4", (str(tmp_path / "a.json"),)), root, LocalEngine(1))
+    assert "rejected/c4/a.jsonl" in {item.path for item in collected.outputs}
+    for taggers, experiment in ((("char_length_v1", "bytes_length_v1"), None), (("doc_count_v1",), "mine")):
+        tag(Tag((str(root),), taggers, experiment), None, LocalEngine(2))
+        collected.verify(data=True)
+    values = {"sources": {"c4": {"rules": "r"}}}
+    curated = curate(recipe(root, **values), tmp_path / "out", LocalEngine(1))
+    chosen = Tag((str(curated.path),), ("gopher_v2",), format="parquet")
+    with pytest.raises(LoomError, match=r"gopher_v2/c4/a\.parquet is a part of .*--out"):
+        tag(chosen, None, LocalEngine(1))
+    curated.verify(data=True)
+    tag(chosen, tmp_path / "elsewhere", LocalEngine(1))
+    tag(Tag((str(curated.path),), ("gopher_v2",)), None, LocalEngine(1))
+    curated.verify(data=True)
+
+
+def test_rows_of_parquet_that_are_not_utf8_are_set_aside(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from loom.tokens.documents import File, Rejected, read
+
+    def column(*values: bytes) -> pa.Array:
+        return pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
+
+    table = {
+        "id": column(b"0", b"1", b"\xff", b"3", b"4"),
+        "text": column(b"fine", b"\xff\xfe", b"fine", "fïne".encode(), b"fine"),
+        "created": column(b"now", b"now", b"now", b"now", b"\xfe"),
+        "metadata": pa.array([{"n": 1}] * 5),
+    }
+    path = tmp_path / "documents" / "a.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table(table), path)
+    (batch,) = documents.read(path)
+    assert (batch.ids, batch.texts(), batch.lines.tolist()) == (["0", "3"], ["fine", "fïne"], [1, 4])
+    assert [(item.line, item.reason) for item in batch.rejected] == [
+        (2, "'text' is not UTF-8"),
+        (3, "'id' is not UTF-8"),
+        (5, "'created' is not UTF-8"),
+    ]
+    (artifact,) = tag(Tag((str(path),), ("char_length_v1",)), tmp_path, LocalEngine(1))
+    assert (artifact.counters["documents"], artifact.counters["rejected"]) == (2, 3)
+    aside: list[Rejected] = []
+    (found,) = read(File(path, "a.parquet", ""), aside)
+    assert found.ids == ["0", "3", "4"]
+    assert [item.line for item in aside] == [2, 3]
+
+
+def test_a_damaged_page_of_parquet_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from loom.tokens.documents import File, read
+
+    path = tmp_path / "documents" / "a.parquet"
+    path.parent.mkdir()
+    rows = {"id": [str(n) for n in range(500)], "text": [prose(n) for n in range(500)]}
+    pq.write_table(pa.table(rows), path, compression="zstd")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)  # the footer stays whole
+    path.write_bytes(data)
+    with pytest.raises(LoomError, match=r"a\.parquet is damaged"):
+        tag(Tag((str(path),), ("char_length_v1",)), tmp_path, LocalEngine(1))
+    with pytest.raises(LoomError, match=r"a\.parquet is not a whole Parquet file"):
+        list(read(File(path, "a.parquet", ""), []))
 
 
 def test_a_mixture_sets_rows_aside(tmp_path: Path) -> None:

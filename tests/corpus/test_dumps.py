@@ -104,6 +104,13 @@ def test_every_wiki_numbers_its_own_pages(tmp_path: Path) -> None:
     assert sorted(found) == ["enwiki-17", "enwiki-7", "enwikibooks-7", "simplewiki-7"]
 
 
+def submission(identity: str, **more: Any) -> dict[str, Any]:
+    """A submission that is long enough, with everything that Dolma asks to be there."""
+    said = {"title": "T", "author": "b", "subreddit": "weaving", "subreddit_id": "t5_1", "created_utc": 1}
+    said |= {"score": 3, "over_18": False, "num_comments": 0, "selftext": "word " * 90}
+    return {"id": identity, **said, **more}
+
+
 def test_reddit(tmp_path: Path) -> None:
     long = "word " * 120
     posts = [
@@ -112,23 +119,8 @@ def test_reddit(tmp_path: Path) -> None:
         {"id": "short", "body": "word " * 90, "score": 5, "subreddit": "weaving", "author": "a"},
         {"id": "gone", "body": "[removed]", "score": 5, "subreddit": "weaving", "author": "a"},
         {"id": "blocked", "body": long, "score": 5, "subreddit": "Knots", "author": "a"},
-        {
-            "id": "post",
-            "title": "A title",
-            "selftext": "word " * 90,
-            "score": 3,
-            "subreddit": "weaving",
-            "author": "b",
-        },
-        {
-            "id": "adult",
-            "title": "T",
-            "selftext": long,
-            "score": 3,
-            "over_18": True,
-            "subreddit": "w",
-            "author": "b",
-        },
+        submission("post", title=" A title"),
+        submission("adult", over_18=True),
     ]
     path = tmp_path / "RC.zst"
     path.write_bytes(zstandard.compress(b"".join(orjson.dumps(post) + b"\n" for post in posts)))
@@ -141,10 +133,35 @@ def test_reddit(tmp_path: Path) -> None:
     assert rows[1]["metadata"] == {"subreddit": "weaving", "score": 3, "type": "submission"}
 
 
+def test_the_rules_of_reddit_are_dolmas(tmp_path: Path) -> None:
+    """The body alone is measured; a comment's author and age rating are nobody's business, a submission's are."""
+    comment = {"body": "word " * 120, "score": 2, "subreddit": "weaving", "author": "a"}
+    without = [submission(f"no {name}") for name in ("title", "subreddit_id", "num_comments")]
+    for post in without:
+        del post[post["id"].removeprefix("no ")]
+    posts = [
+        submission("399", title="word " * 90, selftext="x" * 399),
+        submission("400", title="word " * 90, selftext="x" * 400),
+        submission("40000", selftext=f" {'x' * 39_999}"),
+        submission("40001", selftext=f" {'x' * 40_000}"),
+        {**comment, "id": "nobody's", "author": "[deleted]", "over_18": True},
+        {**comment, "id": "gone", "subreddit": "[deleted]"},
+        submission("gone", author="[deleted]"),
+        submission("gone too", subreddit="[removed]"),
+        submission("untitled", title=None),
+        *without,
+    ]
+    (tmp_path / "R.jsonl").write_bytes(b"".join(orjson.dumps(post) + b"\n" for post in posts))
+    rows = run("reddit", tmp_path / "R.jsonl", tmp_path / "out")
+    assert [row["id"] for row in rows] == ["t3_400", "t3_40000", "t1_nobody's"]
+    left_out = {"length": 2, "deleted": 3, "incomplete": 4}
+    assert load(tmp_path / "out").counters["left_out"] == left_out
+
+
 def test_a_comment_and_a_submission_of_one_number_are_two(tmp_path: Path) -> None:
     posts = [
         {"id": "x", "body": "word " * 120, "score": 2},
-        {"id": "x", "selftext": "word " * 120, "score": 2},
+        submission("x"),
     ]
     (tmp_path / "R.jsonl").write_bytes(b"".join(orjson.dumps(post) + b"\n" for post in posts))
     assert [row["id"] for row in run("reddit", tmp_path / "R.jsonl", tmp_path / "out")] == ["t1_x", "t3_x"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import random
 import tempfile
@@ -125,7 +126,28 @@ def test_the_windows_of_published_dumps_are_read(tmp_path: Path, log: int) -> No
     cut = pieces.split(path, path.stat().st_size, 1)
     assert [len(batch) for part in cut for batch in documents.read(part)] == [31, 29]
     files, _ = token_documents.find((str(path),), tmp_path)
-    assert [len(found.ids) for found in token_documents.read(files[0])] == [60]
+    assert [len(found.ids) for found in token_documents.read(files[0], [])] == [60]
+
+
+def test_every_suffix_is_read_by_every_step(tmp_path: Path) -> None:
+    """By curation and tokenization alike, packed as the name says; zstd by either name is cut."""
+    held = rows(60)
+    data = b"".join(orjson.dumps(row) + b"\n" for row in held)
+    packed = {"": data, "gz": gzip.compress(data, mtime=0), "zst": zstandard.compress(data)}
+    for suffix in documents.JSON_SUFFIXES:
+        path = tmp_path / f"d{suffix}" / f"a{suffix}"
+        path.parent.mkdir()
+        path.write_bytes(packed[suffix.partition(".")[2].partition(".")[2].removesuffix("d")])
+        (file,), _ = token_documents.find((str(path.parent),), tmp_path)
+        (found,) = token_documents.read(file, [])
+        assert found.ids == [row["id"] for row in held]
+        (again,) = documents.find_files([path.parent])
+        assert [identity for batch in documents.read(again) for identity in batch.ids] == found.ids
+    for suffix in (".jsonl.zst", ".jsonl.zstd"):
+        path = framed(tmp_path / f"a{suffix}", data, list(range(0, len(data), 200)))
+        parts = pieces.split(path, path.stat().st_size, 500)
+        assert len(parts) > 2
+        assert b"".join(line for part in parts for line in lines(part)) == data
 
 
 def test_a_file_cut_short_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from loom.corpus import documents
 from loom.corpus.curate import curate
 from loom.corpus.plan import check, plan
 from loom.corpus.sample import Sample, SampleSource, sample
@@ -49,6 +50,30 @@ def test_why_names_the_survivor_and_the_masks(curated: Path) -> None:
     assert {item["text"] for item in found["spans"]} == {"someone@example.org", "10.1.2.3"}
     assert why("p0", curated)["spans"] == []
     assert [item["kind"] for item in why("p9", curated)["spans"]] == ["cut: duplicate or held-out text"]
+
+
+def test_why_of_an_id_that_stands_more_than_once(tmp_path: Path) -> None:
+    """In one file, in two of a source, in two sources: the one that stayed is told of, and all the others."""
+    rows = corpus()
+    rows[1] = {**rows[21], "id": "p2"}
+    rows[7] = {**rows[7], "id": "p2"}
+    raw = write(tmp_path, rows[:20], 2)
+    documents.write(raw / "documents" / "b" / "x.jsonl", [{**rows[30], "id": "p2"}, {**rows[31], "id": "p4"}])
+    documents.write(raw / "documents" / "s" / "part-02.jsonl", [{**rows[30], "id": "p2"}])
+    made = recipe(raw, sources={"s": {"rules": "r"}, "b": {"rules": "r"}})
+    curate(made, tmp_path / "out", LocalEngine(1))
+    found = why("p2", tmp_path / "out")
+    assert (found["kept"], found["removed_by"], found["source"], found["row"]) == (True, None, "s", 3)
+    said = [line.rpartition("/")[2] for line in found["later"]]
+    assert said == [
+        "x.jsonl row 1: Kept as it is.",
+        "part-00.jsonl.gz row 2: Removed by the rule 'short'.",
+        "part-00.jsonl.gz row 8: Removed by the rule 'duplicate_id'; the copy that stayed is p2.",
+        "part-02.jsonl row 1: Removed by the rule 'duplicate_id'; the copy that stayed is p2.",
+    ]
+    assert [why("p4", tmp_path / "out")[key] for key in ("source", "row")] == ["s", 5]
+    assert len(why("p4", tmp_path / "out")["later"]) == 1
+    assert why("p3", tmp_path / "out")["later"] == []
 
 
 def test_why_of_nobody(curated: Path) -> None:

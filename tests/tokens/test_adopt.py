@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from tests.small import write_documents
 from tests.tokens.test_tokenize import stored
@@ -50,6 +52,51 @@ def test_without_a_list_documents_are_found_by_their_end(
     adopt(Adopt(copy_pairs(made, tmp_path / "bare", csv=False), tokenizer_path), tmp_path / "t")
     assert [item.ids for item in stored(tmp_path / "t")] == [item.ids for item in stored(made)]
     assert stored(tmp_path / "t")[1].origin == "shard-00000.npy:2"
+
+
+def test_a_spelt_end_of_text_ends_no_document(made: Path, tokenizer_path: Path, tmp_path: Path) -> None:
+    """Dolma encodes a text that spells the token out as the id; its list says where documents end."""
+    pairs = copy_pairs(made, tmp_path / "pairs")
+    first = stored(made)[0]
+    path = next(iter(sorted(pairs.glob("*.npy"))))
+    ids = np.fromfile(path, "<u2")
+    ids[1] = ids[3] = first.ids[-1]
+    ids.tofile(path)
+    taken = adopt(Adopt(pairs, tokenizer_path), tmp_path / "t")
+    assert [item.id for item in stored(tmp_path / "t")] == [item.id for item in stored(made)]
+    assert stored(tmp_path / "t")[0].ids == ids[: len(first.ids)].tolist()
+    assert taken.counters["eos_inside"] == 2
+    ids[len(first.ids) - 1] = 5
+    ids.tofile(path)
+    with pytest.raises(LoomError, match="some of the documents' ends not among them"):
+        adopt(Adopt(pairs, tokenizer_path), tmp_path / "other")
+
+
+def test_dolmas_own_files_are_taken_over(shared_data: Path, oracle: object, tmp_path: Path) -> None:
+    dolma = oracle("dolma").with_name("dolma")  # type: ignore[operator]
+    texts = ["One text.", "Two <|endoftext|> in one.", "", "A last one."]
+    rows = [{"id": str(n), "text": text, "source": "s"} for n, text in enumerate(texts)]
+    (tmp_path / "documents").mkdir()
+    with gzip.open(tmp_path / "documents" / "a.jsonl.gz", "wb") as stream:
+        stream.write(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    tokenizer = shared_data / "tokenizers" / "olmo-v1-wrong-eos.json"
+    command = [
+        dolma,
+        "tokens",
+        "--documents",
+        tmp_path / "documents" / "*.gz",
+        "--destination",
+        tmp_path / "theirs",
+    ]
+    command += ["--tokenizer.name_or_path", tokenizer, "--tokenizer.eos_token_id", "0"]
+    command += ["--tokenizer.pad_token_id", "1", "--dtype", "uint16", "--processes", "1"]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    taken = adopt(Adopt(tmp_path / "theirs", tokenizer), tmp_path / "t")
+    found = {item.id: item.ids for item in stored(tmp_path / "t")}
+    assert taken.counters["eos_inside"] == 1
+    model = Tokenizer.load(tokenizer)
+    assert model.decode(found["1"][:-1]) == texts[1]
+    assert {len(ids) - ids.count(0) for name, ids in found.items() if name in "03"} == {3, 4}
 
 
 def test_the_list_is_dolmas(made: Path) -> None:

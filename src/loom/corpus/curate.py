@@ -29,7 +29,7 @@ from loom.artifact import (
     load,
     refer,
 )
-from loom.corpus import documents, expression, keys, limits, remote, tag
+from loom.corpus import documents, expression, keys, limits, remote, tag, taggers
 from loom.corpus import ids as id_index
 from loom.corpus.dedupe import exact
 from loom.corpus.mix import (
@@ -72,7 +72,9 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
         remote.publish(made, to)
         return made
     files = source_files(recipe)
-    inputs = _inputs(recipe, files, out)
+    documents_in = tag.inputs_of(recipe.documents, [file for found in files.values() for file in found], out)
+    read = _read_by_rules(recipe, out)
+    inputs = [*documents_in, *(item for item in read if item not in documents_in)]
     plain = to_plain(recipe)
     recipe = resolved(recipe)
     if (before := finished(out, "documents", plain, inputs)) is not None:
@@ -113,7 +115,7 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         counters=counters,
-        facts=_against(recipe, inputs),
+        facts=_against(documents_in, read),
         started=started,
     )
     clear_work(out, WORK)
@@ -122,17 +124,25 @@ def curate(recipe: Curate, out: Path, engine: Engine | None = None) -> Artifact:
     return artifact
 
 
-def _inputs(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path) -> list[Input]:
-    inputs = tag.inputs_of(recipe.documents, [file for found in files.values() for file in found], out)
+def _read_by_rules(recipe: Curate, out: Path) -> list[Input]:
+    """What the rules read beside the documents: held-out texts, taggers' models and lists, modules of one's own."""
+    found = []
     if recipe.decontaminate is not None:
         path = Path(recipe.decontaminate.path)
         if not path.is_file():
             raise LoomError(f"There is no file {path} with held-out texts (decontaminate.path).")
         made = (path.parent / MANIFEST).exists()
-        inputs.append(
-            refer(load(path.parent), out) if made else Input(str(path.resolve()), digest_file(path))
-        )
-    return inputs
+        found.append(refer(load(path.parent), out) if made else Input(str(path.resolve()), digest_file(path)))
+    taggers.load_families(recipe.modules)
+    names = dict.fromkeys(
+        name for source in recipe.sources.values() for name in recipe.rules[source.rules].taggers
+    )
+    paths = {
+        path.resolve() for given in taggers.files_of(list(names), recipe.files).values() for path in given
+    }
+    paths |= {path.resolve() for path in map(taggers.module_file, recipe.modules) if path is not None}
+    found += [Input(str(path), digest_file(path)) for path in sorted(paths)]
+    return list(dict.fromkeys(found))
 
 
 def _tag(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path, engine: Engine) -> list[Finished]:
@@ -153,11 +163,10 @@ def _tag(recipe: Curate, files: Mapping[str, Sequence[File]], out: Path, engine:
     return [done[file.name] for found in files.values() for file in found]
 
 
-def _against(recipe: Curate, inputs: Sequence[Input]) -> dict[str, list[str]]:
-    """The digest of what was decontaminated against: an input, but none of it is in the documents."""
-    if recipe.decontaminate is None or inputs[-1] in inputs[:-1]:
-        return {}
-    return {"against": [inputs[-1].digest]}
+def _against(documents_in: Sequence[Input], read: Sequence[Input]) -> dict[str, list[str]]:
+    """The digests of what the rules read: inputs, but none of it is in the documents."""
+    only_read = [item.digest for item in read if item not in documents_in]
+    return {"against": only_read} if only_read else {}
 
 
 def _outputs_as_inputs(done: Finished) -> tuple[Input, ...]:

@@ -31,7 +31,9 @@ from loom.corpus import pieces, remote
 from loom.corpus.batch import SCHEMA, Batch, make_batch
 from loom.errors import LoomError
 from loom.recipe import nearest
-from loom.tokens.documents import Rejected
+from loom.tokens.documents import JSON_SUFFIXES as JSON_SUFFIXES
+from loom.tokens.documents import SUFFIXES as SUFFIXES
+from loom.tokens.documents import ZSTD, Rejected
 
 BATCH_BYTES = 32 << 20  # text in a batch, so that memory does not grow with the file
 DAMAGED: tuple[Any, ...] = (
@@ -41,12 +43,6 @@ DAMAGED: tuple[Any, ...] = (
     gzip.BadGzipFile,
     zstandard.ZstdError,
 )
-JSON_SUFFIXES = (
-    *(".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst"),
-    *(".jsonl.zstd", ".json.zstd"),  # as DCLM's files are called
-)
-SUFFIXES = (*JSON_SUFFIXES, ".parquet")
-ZSTD = (".zst", ".zstd")
 ZSTD_LEVEL = 3
 GZIP_LEVEL = 2  # igzip's, of 0 to 3: ten times zlib's speed at its level 6, files a sixth larger
 SMALL = 1 << 18  # bytes of a file on disk below which compiled reading does not pay its start
@@ -268,31 +264,63 @@ def _read_row_groups(stream: IO[bytes], path: Path, piece: pieces.Piece | None) 
     first, last = (piece.start, piece.end) if piece else (0, file.num_row_groups)
     line = 1 + sum(file.metadata.row_group(group).num_rows for group in range(first))
     for group in range(first, last):
-        for part in file.iter_batches(batch_size=1 << 16, row_groups=[group]):
+        for part in _parts(file, group, path):
             table = pa.Table.from_batches([part])
-            columns = {
-                field.name: _as_text(table.column(field.name), field.type)
-                if field.name in table.column_names
-                else pa.nulls(table.num_rows, field.type)
-                for field in SCHEMA
-            }
-            rejected = []
-            good = np.ones(table.num_rows, bool)
+            columns: dict[str, Any] = {}
+            rejected: dict[int, str] = {}
+            for field in SCHEMA:
+                if field.name not in table.column_names:
+                    columns[field.name] = pa.nulls(table.num_rows, field.type)
+                    continue
+                columns[field.name], broken = _as_text(table.column(field.name), field.type)
+                for row in broken:
+                    rejected.setdefault(row, f"{field.name!r} is not UTF-8")
             for name in ("id", "text"):
-                for row in np.flatnonzero(columns[name].is_null().to_numpy()):
-                    if good[row]:
-                        rejected.append(Rejected(path.name, line + int(row), f"no {name!r}"))
-                    good[row] = False
+                for row in np.flatnonzero(columns[name].is_null().to_numpy()).tolist():
+                    rejected.setdefault(row, f"no {name!r}")
+            good = np.ones(table.num_rows, bool)
+            good[list(rejected)] = False
             lines = line + np.flatnonzero(good)
-            yield Batch(pa.table(columns).filter(pa.array(good)), lines.astype(np.int64), tuple(rejected))
+            aside = tuple(Rejected(path.name, line + row, rejected[row]) for row in sorted(rejected))
+            yield Batch(pa.table(columns).filter(pa.array(good)), lines.astype(np.int64), aside)
             line += table.num_rows
 
 
-def _as_text(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_struct(column.type) or pa.types.is_map(column.type) or pa.types.is_list(column.type):
-        values = [None if v is None else orjson.dumps(v, default=str).decode() for v in column.to_pylist()]
-        return pa.chunked_array([pa.array(values, kind)])
-    return column.cast(kind)
+def _parts(file: Any, group: int, path: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(batch_size=1 << 16, row_groups=[group])
+    except (pa.ArrowException, OSError) as error:
+        raise LoomError(
+            f"{path} is damaged: its row group {group} cannot be read ({error}). Fetch or make it again."
+        ) from None
+
+
+def _as_text(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, list[int]]:
+    """A column as text, objects as JSON, and the rows that are not UTF-8, which are null in it."""
+    nested = pa.types.is_struct(column.type) or pa.types.is_map(column.type) or pa.types.is_list(column.type)
+    try:
+        if nested:
+            return pa.chunked_array([pa.array([_text(value) for value in column.to_pylist()], kind)]), []
+        made = column.cast(kind)
+        made.validate(full=True)
+        return made, []
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        pass  # which rows it is, is asked of each
+    values: list[str | None] = []
+    broken = []
+    for row, scalar in enumerate(column):
+        try:
+            values.append(_text(scalar.as_py()))
+        except UnicodeDecodeError:
+            values.append(None)
+            broken.append(row)
+    return pa.chunked_array([pa.array(values, kind)]), broken
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return value.decode() if isinstance(value, bytes) else orjson.dumps(value, default=str).decode()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import zstandard
 
 from loom.corpus import remote
 from loom.errors import LoomError
+from loom.tokens.documents import ZSTD
 
 LARGE = 256 << 20  # bytes on disk above which a file is read in pieces of about this size
 FRAGMENT = re.compile(r"#(row-groups|bytes)=(\d+)-(\d+)$")
@@ -52,7 +53,7 @@ def split(path: Path, size: int, largest: int = LARGE) -> list[Path]:
         return [path]
     if path.name.endswith(".parquet"):
         return _name(path, "row-groups", _grouped(_row_groups(path), largest))
-    if path.name.endswith(".zst") and remote.address(path) is None:
+    if path.name.endswith(ZSTD) and remote.address(path) is None:
         ends = list(frames(path))
         cuts = [0]
         for end in ends:

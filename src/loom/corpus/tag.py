@@ -180,15 +180,16 @@ def tag_batches(
 
 
 def run_task(state: Mapping[str, Tagger], task: Task, out: Path) -> Done:
-    """Tag one document file; `task.outputs` are one sidecar a tagger, then the rejected rows."""
+    """Tag one document file; `task.outputs` are one sidecar a tagger, then files of the rows set aside."""
     experiment = task.parameters["experiment"]
+    shared = sidecars(task)
     rows = size = rejected = 0
     with ExitStack() as stack:
         writers = [
             (stack.enter_context(attributes.writer(out / output)), members)
-            for output, members in sidecars(task).items()
+            for output, members in shared.items()
         ]
-        aside = stack.enter_context(write_lines(out / task.outputs[-1]))
+        asides = [stack.enter_context(write_lines(out / name)) for name in task.outputs if name not in shared]
         for batch, spans in tag_batches(documents.read(Path(task.parameters["path"])), state):
             for write, members in writers:
                 keyed = {
@@ -197,11 +198,12 @@ def run_task(state: Mapping[str, Tagger], task: Task, out: Path) -> Done:
                     for key, value in spans[name].items()
                 }
                 write(batch.table.column("id"), batch.table.column("source"), keyed)
-            aside.writelines(item.json() + b"\n" for item in batch.rejected)
+            for aside in asides:
+                aside.writelines(item.json() + b"\n" for item in batch.rejected)
             rows += len(batch)
             size += int(batch.utf8()[1][-1])
             rejected += len(batch.rejected)
-    counts = {**dict.fromkeys(task.outputs[:-1], rows), task.outputs[-1]: rejected}
+    counts = {**dict.fromkeys(task.outputs, rejected), **dict.fromkeys(shared, rows)}
     return Done(counts, {"documents": rows, "bytes": size, "rejected": rejected})
 
 
@@ -210,7 +212,7 @@ def sidecars(task: Task) -> dict[str, list[str]]:
     names = task.parameters["taggers"]
     if task.parameters["experiment"]:
         return {task.outputs[0]: list(names)}
-    return {output: [name] for name, output in zip(names, task.outputs[:-1], strict=True)}
+    return {output: [name] for name, output in zip(names, task.outputs, strict=False)}
 
 
 def operation(
@@ -219,15 +221,20 @@ def operation(
     """Tagging by `names`, from modules of one's own too, with the files (models, lists) that they read."""
     taggers.load_families(modules)
     settings: dict[str, Any] = {"taggers": list(names), "modules": list(modules)}
+    settings |= {"module_digests": taggers.module_digests(modules)} if modules else {}
     if digests := taggers.digests(names, files or {}):
         settings |= {"files": {name: files[name] for name in digests}, "digests": digests}  # type: ignore[index]
     return Operation("tag", 1, run_task, settings, prepare, threads=True)
 
 
-def task_of(file: File, names: Sequence[str], format: str, experiment: str | None = None) -> Task:
-    folders = [experiment] if experiment else names
-    outputs = [f"attributes/{folder}/{sidecar_name(file, format)}" for folder in folders]
-    outputs.append(f"{REJECTED}/{file.stem}.jsonl")
+def task_of(
+    file: File, names: Sequence[str], format: str, experiment: str | None = None, *, beside: bool = False
+) -> Task:
+    """What `run_task` does with a file; rows set aside lie in `rejected/`, or `beside` each of the sidecars."""
+    folders = [f"attributes/{name}" for name in ([experiment] if experiment else names)]
+    outputs = [f"{folder}/{sidecar_name(file, format)}" for folder in folders]
+    aside = [f"{folder}/{REJECTED}" for folder in folders] if beside else [REJECTED]
+    outputs += [f"{folder}/{file.stem}.jsonl" for folder in aside]
     return Task(
         (Input(str(file.path), file.digest),),
         tuple(outputs),
@@ -261,17 +268,17 @@ def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> l
             artifacts[name] = done
     missing = [member for name, members in groups.items() if name not in artifacts for member in members]
     if missing:
+        _refuse_taken(root, recipe, missing, files)
         for name in groups:
             if name not in artifacts:
                 discard(root / "attributes" / name, "attributes")
-        made = _run(recipe, missing, files, root, engine or LocalEngine())
+        made = run_files(files, missing, recipe.format, root, engine or LocalEngine(), recipe)
         for name in groups:
             if name not in artifacts:
                 prefix = f"attributes/{name}/"
                 outputs = [
-                    Output(item.path.removeprefix(prefix), item.bytes, item.rows, item.digest)
-                    for done in made
-                    for item in done.outputs
+                    replace(item, path=item.path.removeprefix(prefix))
+                    for item in kept(made, root, f"{prefix}{REJECTED}")
                     if item.path.startswith(prefix)
                 ]
                 artifacts[name] = commit(
@@ -287,19 +294,27 @@ def tag(recipe: Tag, out: Path | None = None, engine: Engine | None = None) -> l
     return list(artifacts.values())
 
 
+def _refuse_taken(root: Path, recipe: Tag, names: Sequence[str], files: Sequence[File]) -> None:
+    """Raise `LoomError` where a file that would be written belongs to the finished folder `root`."""
+    try:
+        taken = {item.path for item in load(root).outputs}
+    except LoomError:
+        return  # no finished folder of Loom's
+    for file in files:
+        for name in task_of(file, names, recipe.format, recipe.experiment, beside=True).outputs:
+            if name in taken:
+                raise LoomError(
+                    f"{root / name} is a part of {root}, which is finished: writing it again would spoil it. "
+                    f"Give another --experiment, or another folder with --out."
+                )
+
+
 def _plain(recipe: Tag, members: Sequence[str]) -> dict[str, Any]:
     plain = {"taggers": list(members), "experiment": recipe.experiment, "format": recipe.format}
-    plain |= {"modules": list(recipe.modules)} if recipe.modules else {}
+    if recipe.modules:
+        plain |= {"modules": list(recipe.modules), "module_digests": taggers.module_digests(recipe.modules)}
     digests = taggers.digests(members, recipe.files)
     return plain | ({"files": digests} if digests else {})
-
-
-def _run(
-    recipe: Tag, names: Sequence[str], files: Sequence[File], root: Path, engine: Engine
-) -> list[Finished]:
-    made = run_files(files, names, recipe.format, root, engine, recipe)
-    kept(made, root)
-    return made
 
 
 def run_files(
@@ -310,10 +325,10 @@ def run_files(
     tasks = []
     for file, parts in zip(files, cut, strict=True):
         if len(parts) == 1:
-            tasks.append(task_of(file, names, format, recipe.experiment))
+            tasks.append(task_of(file, names, format, recipe.experiment, beside=True))
             continue
         for part in parts:
-            task = task_of(part, names, format, recipe.experiment)
+            task = task_of(part, names, format, recipe.experiment, beside=True)
             tasks.append(replace(task, outputs=tuple(f"{PIECES}/{name}" for name in task.outputs)))
     done = iter(
         engine.run(operation(names, recipe.modules, recipe.files), tasks, root, f"tag ({', '.join(names)})")
@@ -322,7 +337,7 @@ def run_files(
     joins = []
     for file, done_parts in zip(files, results, strict=True):
         if len(done_parts) > 1:
-            outputs = task_of(file, names, format, recipe.experiment).outputs
+            outputs = task_of(file, names, format, recipe.experiment, beside=True).outputs
             inputs = tuple(Input(item.path, item.digest) for part in done_parts for item in part.outputs)
             counters = sum_counters([part.counters for part in done_parts])
             sources = [[part.task.outputs[index] for part in done_parts] for index in range(len(outputs))]
@@ -357,16 +372,16 @@ def root_of(files: Sequence[File]) -> Path:
     return root.parent if root.name == "documents" else root
 
 
-def kept(done: Sequence[Finished], root: Path) -> list[Output]:
-    """The outputs of tasks; files of rejected rows that hold none are removed and left out."""
+def kept(done: Sequence[Finished], root: Path, aside: str = REJECTED) -> list[Output]:
+    """The outputs of tasks; files of rejected rows, below `aside`, that hold none are removed and left out."""
     found = []
     for item in (item for result in done for item in result.outputs):
-        if item.rows or not item.path.startswith(f"{REJECTED}/"):
+        if item.rows or not item.path.startswith(f"{aside}/"):
             found.append(item)
         else:
             (root / item.path).unlink(missing_ok=True)
-    sweep(root / REJECTED)
-    remove_empty(root / REJECTED)
+    sweep(root / aside)
+    remove_empty(root / aside)
     return found
 
 

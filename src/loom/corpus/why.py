@@ -7,7 +7,7 @@ it costs does not depend on the size of the corpus.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def why(identity: str, folder: Path) -> dict[str, Any]:
         artifact = load(curated)
         recipe = artifact.recipe if isinstance(artifact.recipe, Mapping) else {}
         if artifact.kind == "documents" and "rules" in recipe:
-            return {**_curation(identity, artifact), "later": later[::-1]}
+            found = _curation(identity, artifact)
+            return {**found, "later": [*found["later"], *later[::-1]]}
         if artifact.kind == "documents" and "streams" in recipe:
             from loom.corpus.dolma.fate import fate
 
@@ -106,34 +107,56 @@ def _in_mixture(identity: str, artifact: Artifact) -> str:
 
 
 def _curation(identity: str, artifact: Artifact) -> dict[str, Any]:
-    curated = artifact.path
-    recipe = resolved(build(artifact.recipe, Curate, str(curated)))
-    files = source_files(recipe, at=curated)
+    """The fate of the document of this id, of several the one that stayed; the others are told of in `later`."""
+    recipe = resolved(build(artifact.recipe, Curate, str(artifact.path)))
+    files = source_files(recipe, at=artifact.path)
     flat = [(name, file) for name, found in files.items() for file in found]
-    place = find(identity, artifact, [file for _, file in flat])
-    source, file = flat[place[0]]
-    batch_row, row = _row(file, place[1], identity)
+    rows: dict[int, list[int]] = {}
+    for number, row in every(identity, artifact, [file for _, file in flat]):
+        rows.setdefault(number, []).append(row)
+    fates = [
+        fate
+        for number, here in rows.items()
+        for fate in _fates(identity, artifact.path, recipe, *flat[number], here)
+    ]
+    fates.sort(key=lambda fate: not fate["kept"])
+    also = [
+        f"The same id in {fate['source']!r}, {fate['file']} row {fate['row']:,}: {fate['verdict']}"
+        for fate in fates[1:]
+    ]
+    return {"id": identity, **fates[0], "later": also}
+
+
+def _fates(
+    identity: str, curated: Path, recipe: Curate, source: str, file: File, rows: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """What became of a file's rows of one id: what was removed lies in the file's order, and at most one stayed,
+    the first that no rule speaks against."""
     rules = recipe.rules[recipe.sources[source].rules]
-    columns, spans = _columns(curated, file, rules.taggers, place[1], row["text"])
-    judged = [_judge(rule, text, columns, spans) for rule, text in rules.remove.items()]
     removed = _lookup(curated / "removed", file, identity)
-    kept = None if removed else _lookup(curated / "documents", file, identity)
-    changed = [] if removed else _changed(row["text"], (kept or {}).get("text", ""))
-    return {
-        "id": identity,
-        "source": source,
-        "file": str(file.path),
-        "row": batch_row,
-        "kept": kept is not None,
-        "verdict": _verdict(removed, kept, row["text"]),
-        "removed_by": (removed or {}).get("removed", {}).get("rule"),
-        "survivor": (removed or {}).get("removed", {}).get("survivor"),
-        "rules": judged,
-        "spans": [
-            {**item, "text": row["text"][item["start"] : item["end"]][:SHOWN]}
-            for item in _named(changed, rules.replace, spans)
-        ],
-    }
+    stayed = next(_lookup(curated / "documents", file, identity), None)
+    for place in rows:
+        number, row = _row(file, place, identity)
+        columns, spans = _columns(curated, file, rules.taggers, place, row["text"])
+        judged = [_judge(rule, text, columns, spans) for rule, text in rules.remove.items()]
+        kept = None if any(rule["matched"] for rule in judged) else stayed
+        stayed = stayed if kept is None else None
+        gone = next(removed, None) if kept is None else None
+        changed = [] if gone else _changed(row["text"], (kept or {}).get("text", ""))
+        yield {
+            "source": source,
+            "file": str(file.path),
+            "row": number,
+            "kept": kept is not None,
+            "verdict": _verdict(gone, kept, row["text"]),
+            "removed_by": (gone or {}).get("removed", {}).get("rule"),
+            "survivor": (gone or {}).get("removed", {}).get("survivor"),
+            "rules": judged,
+            "spans": [
+                {**item, "text": row["text"][item["start"] : item["end"]][:SHOWN]}
+                for item in _named(changed, rules.replace, spans)
+            ],
+        }
 
 
 def _verdict(removed: Mapping[str, Any] | None, kept: Mapping[str, Any] | None, text: str) -> str:
@@ -148,11 +171,22 @@ def _verdict(removed: Mapping[str, Any] | None, kept: Mapping[str, Any] | None, 
 
 
 def find(identity: str, artifact: Artifact, files: Sequence[File]) -> tuple[int, int]:
-    """(file, row from 0) of a document, through the index."""
-    for file, row in ids.places(identity, artifact):
-        if _row(files[file], row, identity)[1]["id"] == identity:
-            return file, row
-    raise LoomError(f"No document {identity!r} went into {artifact.path}. Ids look like {_example(files)!r}.")
+    """(file, row from 0) of a document, of several of its id the first."""
+    return every(identity, artifact, files)[0]
+
+
+def every(identity: str, artifact: Artifact, files: Sequence[File]) -> list[tuple[int, int]]:
+    """(file, row from 0) of every document of that id, in input order, through the index; none is an error."""
+    found = sorted(
+        (file, row)
+        for file, row in ids.places(identity, artifact)
+        if _row(files[file], row, identity)[1]["id"] == identity
+    )
+    if not found:
+        raise LoomError(
+            f"No document {identity!r} went into {artifact.path}. Ids look like {_example(files)!r}."
+        )
+    return found
 
 
 def _example(files: Sequence[File]) -> str:
@@ -203,15 +237,14 @@ def _judge(rule: str, text: str, columns: expression.Columns, spans: Mapping[str
     return {"rule": rule, "expression": text, "matched": matched, "values": ", ".join(values)}
 
 
-def _lookup(folder: Path, file: File, identity: str) -> dict[str, Any] | None:
+def _lookup(folder: Path, file: File, identity: str) -> Iterator[dict[str, Any]]:
     path = folder / f"{file.stem}.jsonl.zst"
     needle = orjson.dumps(identity)
     for line in read_lines(path) if path.exists() else ():
         if needle in line:
             row: dict[str, Any] = orjson.loads(line)
             if row["id"] == identity:
-                return row
-    return None
+                yield row
 
 
 def _changed(before: str, after: str) -> list[tuple[int, int]]:

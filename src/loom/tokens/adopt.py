@@ -1,6 +1,7 @@
 """Take over token data that OLMo or Dolma wrote: raw `.npy` files, with or without Dolma's `.csv.gz`.
 
-Documents are what the csv says, or what lies between end-of-text ids. Either way the end-of-text id is
+Documents are what the csv says, each ending in an end-of-text id (there may be more of them inside: Dolma encodes
+a text that spells the token out as the id), or what lies between end-of-text ids. Either way the end-of-text id is
 checked by counting, because published configurations name a tokenizer whose id is another: data that
 never holds the tokenizer's id is refused. Files are linked where the disk allows, else copied.
 """
@@ -57,7 +58,7 @@ def adopt(recipe: Adopt, out: Path) -> Artifact:
     dtype = token_type(tokenizer.vocab_size)
     shards, outputs, taken = [], [], []
     sources: dict[str, dict[str, int]] = {}
-    counters = {"documents": 0, "tokens": 0, "without_eos": 0}
+    counters = {"documents": 0, "tokens": 0, "without_eos": 0, "eos_inside": 0}
     with console.progress("taking over shards", total=len(files)) as progress:
         for number, path in enumerate(files):
             name = path.relative_to(recipe.folder).as_posix()
@@ -79,9 +80,15 @@ def adopt(recipe: Adopt, out: Path) -> Artifact:
             counters["documents"] += len(table)
             counters["tokens"] += tokens
             counters["without_eos"] += int(ends.finished is False)
+            counters["eos_inside"] += len(ends.offsets) - len(table)
             progress.advance()
     if counters["without_eos"]:
         console.warn(f"{counters['without_eos']} files end in the middle of a document.")
+    if counters["eos_inside"]:
+        console.warn(
+            f"{counters['eos_inside']:,} end-of-text ids stand inside documents, whose ends the .csv.gz tell: Dolma "
+            f"writes one where a text spells {tokenizer.eos_token!r} out."
+        )
     with atomic_write(out / TOKENIZER_FILE) as stream:
         stream.write(tokenizer.data)
     outputs += artifact.describe(out, [TOKENIZER_FILE])
@@ -182,10 +189,11 @@ def _documents(path: Path, name: str, ends: Ends) -> pa.Table:
         raise LoomError(f"{listing} cannot be read as Dolma's list of documents: {error}.") from None
     starts, stops = table.column("start").to_numpy(), table.column("end").to_numpy()
     covers = len(starts) > 0 and starts[0] == 0 and bool((starts[1:] == stops[:-1]).all())
-    if not covers or not np.array_equal(stops, ends.offsets):
+    at_ends = covers and stops[-1] == ends.offsets[-1] and bool(np.isin(stops, ends.offsets).all())
+    if not at_ends:
         raise LoomError(
-            f"{listing} lists {len(starts):,} documents, but {path.name} holds {len(ends.offsets):,} by its "
-            f"end-of-text ids, or at other places. One of the two belongs to other data."
+            f"{listing} lists {len(starts):,} documents, but {path.name} holds {len(ends.offsets):,} end-of-text "
+            f"ids, some of the documents' ends not among them. One of the two belongs to other data."
         )
     paths = table.column("src").to_pylist()
     columns = {

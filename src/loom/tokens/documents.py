@@ -27,10 +27,15 @@ from loom.tokens import remote
 DAMAGED: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
 BLOCK = 1 << 22  # bytes of JSON lines, or rows of Parquet by estimate, read at a time
 PARQUET_ROWS = 2048
+NOT_UTF8 = b"\xff"  # stands for a text of Parquet that cannot be decoded
 REJECTED = "rejected.jsonl"
 NAMED = 5  # of the rows set aside, those that the warning names
 WINDOW = 1 << 31  # zstd --long=31, as published dumps are packed; the library refuses more than 2^27 unasked
-SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
+ZSTD = (".zst", ".zstd")  # the second as DCLM's files are called
+JSON_SUFFIXES = tuple(
+    f"{lines}{packed}" for lines in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", *ZSTD)
+)
+SUFFIXES = (*JSON_SUFFIXES, ".parquet")
 
 
 @dataclass(frozen=True)
@@ -270,8 +275,8 @@ def _read_parquet(file: File, aside: list[Rejected]) -> Iterator[Rows]:
             columns = [name for name in ("id", "text", "source") if name in names]
             for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
                 rows = Rows([], [], [], [])
-                ids, texts = batch.column("id").to_pylist(), batch.column("text").to_pylist()
-                sources = batch.column("source").to_pylist() if "source" in columns else [None] * len(ids)
+                ids, texts = _values(batch.column("id")), _values(batch.column("text"))
+                sources = _values(batch.column("source")) if "source" in columns else [None] * len(ids)
                 for number, values in enumerate(zip(ids, texts, sources, strict=True), start=row):
                     try:
                         _add(rows, number, *values, file)
@@ -279,8 +284,25 @@ def _read_parquet(file: File, aside: list[Rejected]) -> Iterator[Rows]:
                         aside.append(Rejected(file.name, number, str(error)))
                 row += len(ids)
                 yield rows
-    except pa.ArrowException as error:
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise LoomError(f"{file.path} is not a whole Parquet file: {error}.") from None
+
+
+def _values(column: Any) -> list[Any]:
+    """An Arrow column's values; `NOT_UTF8` for what should be text and is not UTF-8."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return NOT_UTF8
 
 
 class _NoDocument(Exception):
@@ -292,6 +314,11 @@ def _add(rows: Rows, number: int, identity: Any, text: Any, source: Any, file: F
         identity = str(identity)
     if not isinstance(identity, str) or not identity:
         raise _NoDocument(f"its id is {identity!r}, where text is expected")
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError:
+            raise _NoDocument("its text is not UTF-8") from None
     if not isinstance(text, str):
         raise _NoDocument(f"its text is {type(text).__name__}, where a string is expected")
     rows.numbers.append(number)
@@ -321,7 +348,7 @@ def _decompressed(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
             with igzip.open(stream) as plain:  # type: ignore[no-untyped-call]
                 while chunk := plain.read(BLOCK):
                     yield chunk
-        elif path.name.endswith(".zst"):
+        elif path.name.endswith(ZSTD):
             yield from _zstandard(stream)
         else:
             while chunk := stream.read(BLOCK):

@@ -92,7 +92,7 @@ class Sidecars:
         if self._there(path):
             return path
         stem = path.name
-        for suffix in (*PACKED, ".jsonl", ".json", ".parquet"):
+        for suffix in (*PACKED, ".jsonl", ".json", ".ndjson", ".parquet"):
             stem = stem.removesuffix(suffix)
         for suffix in ATTRIBUTE_SUFFIXES:
             if self._there(other := path.with_name(stem + suffix)):

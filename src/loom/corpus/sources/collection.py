@@ -37,7 +37,7 @@ from loom.engine import Engine, Finished, LocalEngine, Operation, Task, clear_re
 from loom.errors import LoomError
 
 COLLECTED = "collected"
-PACKED = (".gz", ".zst", ".bz2")
+PACKED = (".gz", ".zst", ".zstd", ".bz2")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import xxhash
 from loom.artifact import Artifact, Input
 from loom.corpus import pieces, remote
 from loom.corpus.batch import check_row
-from loom.corpus.documents import DAMAGED, open_compressed, read_lines, write_lines
+from loom.corpus.documents import DAMAGED, JSON_SUFFIXES, open_compressed, read_lines, write_lines
 from loom.corpus.sources import collection
 from loom.corpus.sources.wikitext import wikitext_to_text
 from loom.engine import Done, Engine, Operation, Task
@@ -32,7 +32,10 @@ from loom.tokens.documents import Rejected
 
 COMMENT_LENGTH, SUBMISSION_LENGTH = (500, 40_000), (400, 40_000)  # code points
 LOWEST_SCORE = 2
-GONE = {"[deleted]", "[removed]", ""}
+GONE = {"[deleted]", "[removed]"}
+SUBMISSION_FIELDS = (  # a submission that lacks one is left out
+    "title", "author", "subreddit", "subreddit_id", "created_utc", "score", "over_18", "num_comments",
+)  # fmt: skip
 BOOK_START = re.compile(r"^\*\*\*\s*START OF (?:THE|THIS) PROJECT GUTENBERG.*$", re.M)
 BOOK_END = re.compile(r"^\*\*\*\s*END OF (?:THE|THIS) PROJECT GUTENBERG.*$", re.M)
 BOOK_CHARSET = re.compile(rb"^Character set encoding:\s*([\w-]+)", re.M | re.I)
@@ -110,7 +113,7 @@ def collect(dump: Dump, out: Path, engine: Engine | None = None) -> Artifact:
             dump.name,
             tuple(files),
             recipe,
-            Operation(f"collect {dump.kind}", 2, _task, settings),
+            Operation(f"collect {dump.kind}", 3, _task, settings),
             also,
             cut=dump.kind in IN_PIECES,
             largest=dump.largest,
@@ -167,11 +170,12 @@ def reddit(path: Path, blocked: frozenset[str]) -> Entries:
 
 
 def _post(post: Row, blocked: frozenset[str]) -> Row | Left | Broken:
+    """A comment or a submission. The body alone is measured; what Dolma asks of submissions only, is asked of them."""
     comment = "body" in post
-    body = str(post.get("body" if comment else "selftext") or "").strip()
-    text = body if comment else f"{str(post.get('title') or '').strip()}\n\n{body}".strip()
+    raw = str(post.get("body" if comment else "selftext") or "")
+    body = raw.strip()
     low, high = COMMENT_LENGTH if comment else SUBMISSION_LENGTH
-    subreddit = str(post.get("subreddit") or "")
+    subreddit = str(post.get("subreddit") or "").strip()
     try:
         score = int(post.get("score") or 0)
     except (TypeError, ValueError):
@@ -179,10 +183,11 @@ def _post(post: Row, blocked: frozenset[str]) -> Row | Left | Broken:
     if "id" not in post:
         return Broken("no 'id'")
     rules = {
-        "deleted": (body in GONE and (comment or body != "")) or str(post.get("author")) in GONE,
-        "length": not low <= len(text) <= high,
+        "incomplete": not comment and any(post.get(name) is None for name in SUBMISSION_FIELDS),
+        "deleted": bool(GONE & {body, subreddit, "" if comment else str(post.get("author") or "").strip()}),
+        "length": len(body) < low or len(raw) > high,
         "score": score < LOWEST_SCORE,
-        "over_18": bool(post.get("over_18")),
+        "over_18": not comment and bool(post.get("over_18")),
         "blocklist": subreddit.lower() in blocked,
     }
     if (rule := next((name for name, speaks in rules.items() if speaks), None)) is not None:
@@ -194,7 +199,7 @@ def _post(post: Row, blocked: frozenset[str]) -> Row | Left | Broken:
     }
     return {
         "id": f"{'t1' if comment else 't3'}_{post['id']}",  # Reddit's own full names: each kind numbers its own
-        "text": text,
+        "text": body if comment else f"{str(post['title']).strip()}\n\n{body}".strip(),
         "created": str(post.get("created_utc", "")),
         "metadata": metadata,
     }
@@ -316,9 +321,19 @@ def stack(path: Path, blocked: frozenset[str]) -> Entries:
         number = sum(file.metadata.row_group(group).num_rows for group in range(first))
         groups = list(range(first, last))
         for batch in file.iter_batches(batch_size=1024, row_groups=groups, columns=["content", *wanted]):
-            for row in batch.to_pylist():
+            for row in _rows_of(batch):
                 number += 1
-                yield number, _source_file(row)
+                yield number, row if isinstance(row, Broken) else _source_file(row)
+
+
+def _rows_of(batch: Any) -> list[Row | Broken]:
+    """A batch's rows; one with a text that is not UTF-8 is broken."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [Broken("not UTF-8")]
+        return [row for at in range(batch.num_rows) for row in _rows_of(batch.slice(at, 1))]
 
 
 def _source_file(row: Row) -> Row | Left | Broken:
@@ -374,13 +389,12 @@ READERS: dict[str, Callable[[Path, frozenset[str]], Entries]] = {
     "pes2o": pes2o,
 }
 SOURCES = {"mediawiki": "wiki"}  # what Dolma calls a source, where it is not the kind
-LINES = tuple(suffix + packed for suffix in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
 SUFFIXES = {
-    "reddit": (*LINES, ".zst", ".gz"),
+    "reddit": (*JSON_SUFFIXES, ".zst", ".gz"),
     "mediawiki": (".xml", ".xml.bz2", ".xml.gz", ".xml.zst", ".bz2"),
     "gutenberg": (".txt", ".txt.gz", ".txt.zst"),
     "stack": (".parquet",),
-    "c4": LINES,
-    "pes2o": LINES,
+    "c4": JSON_SUFFIXES,
+    "pes2o": JSON_SUFFIXES,
 }
 IN_PIECES = ("reddit", "stack", "c4", "pes2o")
