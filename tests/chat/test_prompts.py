@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from loom import artifact
+from loom.chat import sandbox
 from loom.chat.format import DEFAULT, FORMATS, Message, Renderer, render_jinja
 from loom.chat.mixture import Share
 from loom.chat.prepare import Prepare, prepare
@@ -143,13 +144,35 @@ def test_the_built_in_format_is_recognised_by_its_template(tokenizer: Tokenizer)
     "template",
     [
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{% for c in 'x' * 1000000000 %}{% endfor %}",
+        "{% set s = 'x' * 9999 %}{% for c in s %}{% for d in s %}{% endfor %}{% endfor %}",
+        "{% for i in [9] recursive %}{{ loop([i] * 2) }}{% endfor %}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(100) }}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{% set n = namespace(x=9) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x % 7 }}",
+        "{{ lipsum(1000000000) }}",
         "{{ 1 // 0 }}",
         "{{ messages[0] + 1 }}",
         "{% for %}",
     ],
-    ids=["loops", "arithmetic", "types", "syntax"],
+    ids=[
+        "loops",
+        "product",
+        "texts",
+        "recursion",
+        "macros",
+        "power",
+        "squares",
+        "lipsum",
+        "arithmetic",
+        "types",
+        "syntax",
+    ],
 )
-def test_a_template_that_fails_or_never_ends_is_a_sentence(template: str) -> None:
+def test_a_template_that_fails_or_never_ends_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    monkeypatch.setattr(sandbox, "STEPS", 10_000)
     with pytest.raises(LoomError, match="chat template cannot render"):
         render_jinja(template, TURNS, eos_token="E", strict=False)
 
@@ -161,3 +184,21 @@ def test_what_transformers_lends_to_templates() -> None:
     )
     text = render_jinja(template, [Message("user", "ü"), Message("user", "b")], eos_token="E", strict=False)
     assert text == '{"role": "user", "content": "ü"}4'
+
+
+def test_loops_know_where_they_are() -> None:
+    """Counting their passes takes nothing from them."""
+    template = (
+        "{% for m in messages if m['role'] != 'system' %}{{ loop.index }}/{{ loop.length }}"
+        "{% if loop.last %}.{% elif loop.first %}:{% endif %}"
+        "{{ loop.nextitem.role if not loop.last }}{% else %}none{% endfor %}"
+        "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}"
+        "{% for x in [[1, [2]]] recursive %}{{ x[0] }}{{ loop([x[1]]) if x[1] else '' }}{% endfor %}"
+        "{{ 'ab' * 3 }}{{ 2 ** 10 }}{{ 3 * 4 }}{% for i in range(3) %}{{ i }}{% endfor %}"
+    )
+    text = render_jinja(template, [*TURNS, Message("user", "c")], eos_token="E", strict=False)
+    assert text == "1/2:user2/2.role=system;content= s ;12ababab102412012"
+    assert render_jinja("{% for m in messages %}{% else %}none{% endfor %}", [], eos_token="E") == "none"
+    assert render_jinja("{% for m in missing %}x{% endfor %}", [], eos_token="E", strict=False) == ""
+    with pytest.raises(LoomError, match="missing"):
+        render_jinja("{% for m in missing %}x{% endfor %}", [], eos_token="E")

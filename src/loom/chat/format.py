@@ -12,11 +12,9 @@ one-line template for other programs.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -291,10 +289,6 @@ class Renderer:
         }
 
 
-LOOPS = 1_000_000
-"""Passes of `range` that a template may ask for in one rendering; nested loops end there."""
-
-
 def render_jinja(
     template: str,
     messages: Sequence[Message],
@@ -307,45 +301,23 @@ def render_jinja(
     """Render a chat template as transformers does: sandboxed, with what it lends to templates.
 
     `strict` refuses a variable it was not given, which transformers takes as empty. Raises `LoomError` where
-    the template does (an unknown role, a part of what is not there), and for one that loops without end.
+    the template does (an unknown role, a part of what is not there), and for one that does too much
+    (`loom.chat.sandbox`).
     """
-    from jinja2 import StrictUndefined, TemplateError, Undefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2 import TemplateError
 
-    left = LOOPS
+    from loom.chat.sandbox import Sandbox
 
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def count(*bounds: int) -> range:
-        nonlocal left
-        made = range(*bounds)
-        left -= len(made) + 1
-        if left < 0:
-            raise TemplateError(f"it loops over {LOOPS:,} times")
-        return made
-
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined if strict else Undefined,
-        extensions=["jinja2.ext.loopcontrols"],
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals |= {
-        "raise_exception": raise_exception,
-        "range": count,
-        "strftime_now": lambda form: datetime.now().strftime(form),
-    }
     known = {"eos_token": eos_token} | ({"bos_token": bos_token} if bos_token is not None else {})
     try:
-        return environment.from_string(template).render(
-            messages=[{"role": item.role, "content": item.content} for item in messages],
-            add_generation_prompt=generation_prompt,
-            **known,
+        return (
+            Sandbox(strict)
+            .template(template)
+            .render(
+                messages=[{"role": item.role, "content": item.content} for item in messages],
+                add_generation_prompt=generation_prompt,
+                **known,
+            )
         )
     except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise LoomError(f"The chat template cannot render this conversation: {error}.") from None
