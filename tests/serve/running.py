@@ -81,11 +81,10 @@ def served(model: Path, options: Sequence[str] = (), env: dict[str, str] | None 
         else:
             raise AssertionError("the server did not come up")
         yield running
+        if process.poll() is None:  # some tests end it themselves
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, "the server did not end with 0"
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
+            process.kill()
+            process.wait()

@@ -76,7 +76,11 @@ def test_regenerate_edit_new_and_history(page: Any) -> None:
     assert (sent[0]["seed"], "seed" in sent[1]) == (7, False), "another answer needs another seed"
     page.locator(".message.user").first.get_by_text("Edit").click()
     page.fill(".edit textarea", "Another question")
-    page.press(".edit textarea", "Enter")
+    for composing in (True, False):  # the Enter that ends the writing of a character sends nothing
+        page.dispatch_event(
+            ".edit textarea", "keydown", {"key": "Enter", "isComposing": composing, "bubbles": True}
+        )
+        assert page.locator(".edit textarea").count() == int(composing)
     page.wait_for_selector(".message.assistant:last-child .stats")
     assert page.locator(".message.user .text").text_content() == "Another question"
     page.click("#new")

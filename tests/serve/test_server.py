@@ -154,6 +154,7 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("a token that is none", "text", {"prompt": [999_999]}, 400, "1,280"),
     ("negative token", "text", {"prompt": [-1]}, 400, "1,280"),
     ("too many prompts", "text", {"prompt": ["a"] * 99}, 400, "16 prompts"),
+    ("no prompts", "text", {"prompt": []}, 400, "empty"),
     ("no whole number", "chat", {"messages": QUESTION, "max_tokens": 1.5}, 400, "max_tokens"),
     ("empty stop", "chat", {"messages": QUESTION, "stop": [""]}, 400, "stop"),
 ]

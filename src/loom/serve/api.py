@@ -255,6 +255,8 @@ def _text_prompts(served: Served, asked: TextRequest) -> list[list[int]]:
     many: Sequence[Any] = (
         given if isinstance(given, list) and not (given and isinstance(given[0], int)) else [given]
     )
+    if not many:
+        raise bad_request("The list of prompts is empty; give at least one.", param="prompt")
     if len(many) > served.limits.text_prompts:
         raise bad_request(f"At most {served.limits.text_prompts} prompts in a request.", param="prompt")
     prompts = [

@@ -129,7 +129,7 @@ function edit(node, index) {
     say(text);
   };
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); done(); }
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); done(); }
     if (event.key === "Escape") { event.stopPropagation(); draw(); }
   });
   node.replaceChildren(make("div", { class: "edit" }, area,
