@@ -481,26 +481,41 @@ def checkpoints(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def seven_layers(options: argparse.Namespace) -> dict[str, Any]:
-    """The 7B's tokens a second from its layers: (time of 4 - time of 2) / 2 a layer, and the rest."""
+    """The 7B's tokens a second from its layers: (time of 4 - time of 2) / 2 a layer, and the rest; beside it those of
+    transformers, compiled, where it is installed."""
     from loom.model.presets import preset
 
-    whole, times = preset("olmo-7b").to_dict(), {}
-    found: dict[str, Any] = {}
-    for layers in (2, 4):
-        arguments = {
-            "shape": {**whole, "n_layers": layers},
-            "batch": 4,
-            "device": "cuda",
-            "steps": options.steps,
-        }
-        found[str(layers)] = launch("loom-compiled", arguments)
-        if "missing" in found[str(layers)]:
-            raise SystemExit(f"cuda-7b-layers: {found[str(layers)]['missing']}")
-        times[layers] = found[str(layers)]["seconds"]
-    layer = (times[4] - times[2]) / 2
-    rate = 4 * whole["context_length"] / (times[2] + (whole["n_layers"] - 2) * layer)
-    print(f"  {rate:,.0f} tokens/s for all {whole['n_layers']} layers; a layer takes {layer * 1000:.2f} ms")
-    return {"results": found, "layer_seconds": layer, "tokens_per_second": rate, "agree": True}
+    whole = preset("olmo-7b").to_dict()
+    tokens = 4 * whole["context_length"]
+    row: dict[str, Any] = {"results": {}, "left_out": {}, "agree": True}
+    for name in ("loom-compiled", "transformers-compiled"):
+        found: dict[str, Any] = {}
+        for layers in (2, 4):
+            shape = {**whole, "n_layers": layers}
+            found[str(layers)] = launch(
+                name, {"shape": shape, "batch": 4, "device": "cuda", "steps": options.steps}
+            )
+        if missing := [part["missing"] for part in found.values() if "missing" in part]:
+            if name.startswith("loom"):
+                raise SystemExit(f"cuda-7b-layers: {missing[0]}")
+            print(f"  {name} is left out: {missing[0]}")
+            row["left_out"][name] = missing[0]
+            continue
+        layer = (found["4"]["seconds"] - found["2"]["seconds"]) / 2
+        found["layer_seconds"] = layer
+        found["tokens_per_second"] = tokens / (found["2"]["seconds"] + (whole["n_layers"] - 2) * layer)
+        row["results"][name] = found
+        print(
+            f"  {name}: {found['tokens_per_second']:,.0f} tokens/s for all {whole['n_layers']} layers; a layer takes "
+            f"{layer * 1000:.2f} ms"
+        )
+    loom, *peers = row["results"].values()
+    row |= {key: loom[key] for key in ("layer_seconds", "tokens_per_second")}
+    for peer in peers:
+        row["ratio"] = loom["tokens_per_second"] / peer["tokens_per_second"]
+        row["agree"] = all(agree([part[n]["losses"] for part in (loom, peer)]) for n in ("2", "4"))
+        print(f"  loom-compiled over transformers-compiled: {row['ratio']:.2f} times")
+    return row
 
 
 def one_b(options: argparse.Namespace) -> dict[str, Any]:
