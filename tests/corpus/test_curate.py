@@ -97,6 +97,28 @@ def files_in(out: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(out))
 
 
+@pytest.mark.parametrize("across", [True, False])
+def test_duplicates_across_sources(tmp_path: Path, across: bool) -> None:
+    """By option a text, or a paragraph, that another source has too is none; in its own it always is one."""
+    for source in "ab":
+        rows = [
+            {"id": "1", "text": f"{prose(1 if source == 'a' else 2)}\n\n{BLOCK}"},
+            {"id": "2", "text": f"{prose(3 if source == 'a' else 4)}\n\n{BLOCK}"},
+            {"id": "3", "text": prose(5)},
+            {"id": "4", "text": prose(5)},
+        ]
+        documents.write(tmp_path / "documents" / source / "part.jsonl.gz", rows)
+    dedupe = {"across_sources": across}
+    made = recipe(tmp_path, sources={"a": {"rules": "r"}, "b": {"rules": "r"}}, dedupe=dedupe)
+    found = curate(made, tmp_path / "out", LocalEngine(1)).counters["sources"]
+    counts = [
+        (found[s]["removed"]["duplicate_document"], found[s]["cut"]["duplicate_paragraph"]) for s in "ab"
+    ]
+    assert counts == [(1, 1), (2, 2) if across else (1, 1)]
+    with pytest.raises(LoomError, match="across_sources"):
+        recipe(tmp_path, dedupe={"near": {}, "across_sources": False})
+
+
 def test_known_answers(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", corpus(), 3)
     held = tmp_path / "held.txt"

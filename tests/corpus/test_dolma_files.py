@@ -93,6 +93,8 @@ def corpus(root: Path, seed: int = 1) -> None:
             row: dict[str, Any] = {"id": str(number), "text": text, "source": "s"}
             if number % 3:
                 row["metadata"] = {"length": number * 10, "l": [1, 2, number], "tiny": 1e-7, "name": "é"}
+            if number % 6 == 1:
+                row["metadata"] = {"length": number, "name": "é", "url": f"http://{number}.org", "warc": None}
             if number % 7 == 0:
                 row["attributes"] = {"old": [[0, 1, 1]]}
             documents.append(row)
@@ -338,7 +340,7 @@ def test_without_compat_masked_text_never_survives(tmp_path: Path) -> None:
     assert artifact.counters["unlike_dolma"] == 1
 
 
-def test_mistakes_are_named_before_work_starts(tmp_path: Path) -> None:
+def test_mistakes_are_named_and_nothing_is_published(tmp_path: Path) -> None:
     corpus(tmp_path)
     wrong = mixer(tmp_path, "a", filter={"include": [], "exclude": ["$.attributes[?(@.nn > 3)]"]})
     with pytest.raises(LoomError, match="'nn'.*nothing wrote"):
@@ -347,11 +349,14 @@ def test_mistakes_are_named_before_work_starts(tmp_path: Path) -> None:
     missing["streams"][0]["attributes"] = ["z"]
     with pytest.raises(LoomError, match="attributes 'z'"):
         mix(build(missing, config.Mixer, "x"), "", LocalEngine(1))
+    assert not (tmp_path / "out").exists()  # these two before work starts
     short = tmp_path / "attributes" / "y" / "s" / "d3.jsonl.gz"
     write(short, [{"id": "151", "attributes": {}}])
     cut = mixer(tmp_path, "c", filter={"include": ["$.id"]})
     with pytest.raises(LoomError, match="fewer rows"):
         mix(build(cut, config.Mixer, "x"), "", LocalEngine(1))
+    assert not list((tmp_path / "out").rglob("*.gz"))
+    assert not list((tmp_path / "out").rglob("manifest.json"))
 
 
 def test_published_misspellings_are_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import subprocess
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,26 @@ def test_words_are_unicode_s(dolma: Path, shared_data: Path) -> None:
         rows = [orjson.loads(line) for _, line in zip(range(20), stream, strict=False)]
     rows += [{"id": "empty", "text": ""}, {"id": "blank", "text": " \n\t\n"}, *nonsense(250, seed=19)]
     check_equal(dolma, rows, BY_WORDS)
+
+
+def test_paragraphs_of_punctuation_are_dolma_s(dolma: Path) -> None:
+    """Every character that this Python's Unicode knows, alone in a line and beside a mark; and nonsense."""
+    known = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
+    rows = [
+        {"id": "each", "text": "\n".join(known)},
+        {"id": "marks", "text": "\n".join(f"!{c}" for c in known)},
+    ]
+    rows += [{"id": "empty", "text": ""}, {"id": "blank", "text": " \n\t\n"}, *nonsense(300, seed=31)]
+    check_equal(dolma, rows, ["not_alphanum_paragraph_v1"])
+
+
+def test_a_random_number_is_the_ids(tmp_path: Path) -> None:
+    rows = [{"id": str(number), "text": "text"} for number in range(2000)]
+    first, again = (run_loom(some, ["random_number_v1"]) for some in (rows, rows[::-1]))
+    assert first == again[::-1]
+    numbers = sorted(row["random_number_v1"]["random"][0][2] for row in first)
+    assert max(abs(value - place / 2000) for place, value in enumerate(numbers)) < 0.04
+    assert len(set(numbers)) > 1950
 
 
 TAG = """

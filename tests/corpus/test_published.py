@@ -1,7 +1,8 @@
-"""Configurations of the shape that Dolma published, unchanged, against an S3-compatible server.
+"""Configurations of the shape that Dolma published, as they are, against an S3-compatible server.
 
-They are written here, with the keys, addresses and forms of allenai/dolma's `configs`: documents in the bucket
-`ai2-llm`, groups of taggers under one name, 188 processes, `${oc.env:HOME}`, misspelt attributes and all.
+They are imitations written for these tests, with the keys, addresses and forms of allenai/dolma's `configs` (documents
+in the bucket `ai2-llm`, groups of taggers under one name, 188 processes, `${oc.env:HOME}`, misspelt attributes and all);
+none is a published file, and what a published file asks of taggers that Loom lacks is not shown here.
 """
 
 from __future__ import annotations

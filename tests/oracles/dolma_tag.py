@@ -15,7 +15,7 @@ def main() -> None:
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null), contextlib.redirect_stdout(null):
         from dolma.core.data_types import InputSpec
         from dolma.core.registry import TaggerRegistry
-        from dolma.taggers import c4, gopher, language, length, pii  # noqa: F401 (they register themselves)
+        from dolma.taggers import c4, gopher, language, length, pii, punctuation  # noqa: F401 (they register themselves)
 
         if len(sys.argv) > 2:
             language.FastTextAllLanguagesDocumentTagger.MODEL_PATH = sys.argv[2]

@@ -234,17 +234,18 @@ def _judge_task(settings: Mapping[str, Any], task: Task, out: Path) -> Done:
         verdict[drawn & (verdict < 0)] = len(parameters["remove"])
     dedupe = settings["dedupe"]
     prints, spans, span_prints = [np.zeros((0, 2), np.uint64)], [np.zeros((0, 3), np.int64)], []
+    salt = np.uint64(0) if dedupe["across_sources"] else keys.salt_of(parameters["source"])
     start = 0
     for batch in batches:
         data, offsets = batch.utf8()
-        prints.append(fingerprints.documents(data, offsets))
+        prints.append(fingerprints.documents(data, offsets) ^ salt)
         if dedupe["paragraphs"] and parameters["paragraphs"]:
             found, hashes = fingerprints.paragraphs(
                 data, offsets, UNITS[dedupe["unit"]], dedupe["fewest_words"]
             )
             found[:, 0] += start
             spans.append(found)
-            span_prints.append(hashes)
+            span_prints.append(hashes ^ salt)
         start += len(batch)
     by_key = keys.of_field(batches, parameters["unique"])
     exact.save(

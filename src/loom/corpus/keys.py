@@ -19,12 +19,17 @@ def of_ids(batches: Sequence[Batch], source: str) -> Prints:
     """uint64[n, 2]; the same id in two sources is two ids."""
     from loom.corpus.kernels import fingerprints
 
-    salt = np.uint64(int(digest_bytes(source.encode())[:16], 16))
+    salt = salt_of(source)
     parts = [np.zeros((0, 2), np.uint64)]
     for batch in batches:
         column = batch.table.column("id").cast(pa.large_string())
         parts.append(fingerprints.documents(*utf8(column)) ^ salt)
     return np.concatenate(parts)
+
+
+def salt_of(source: str) -> np.uint64:
+    """What fingerprints of a source are combined with, so that those of two sources are never equal."""
+    return np.uint64(int(digest_bytes(source.encode())[:16], 16))
 
 
 def of_field(batches: Sequence[Batch], field: str) -> Prints:

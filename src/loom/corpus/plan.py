@@ -37,9 +37,10 @@ def plan(recipe: Curate) -> dict[str, Any]:
         }
     steps = ["tag", "judge", "index of ids", "duplicate ids"]
     steps += ["duplicate keys"] if any(rules.unique for rules in recipe.rules.values()) else []
-    steps += ["duplicate documents"] if recipe.dedupe.documents else []
+    own = "" if recipe.dedupe.across_sources else " within each source"
+    steps += [f"duplicate documents{own}"] if recipe.dedupe.documents else []
     steps += ["near duplicates"] if recipe.dedupe.near is not None else []
-    steps += ["duplicate paragraphs"] if recipe.dedupe.paragraphs else []
+    steps += [f"duplicate paragraphs{own}"] if recipe.dedupe.paragraphs else []
     steps += ["cut held-out text"] if recipe.decontaminate is not None else []
     return {"sources": sources, "names": dict(recipe.names), "steps": [*steps, "mix"]}
 

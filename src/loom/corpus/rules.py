@@ -67,13 +67,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Dedupe:
-    """Duplicates: whole documents, documents nearly alike (MinHash), paragraphs (lines, or blocks between empty ones)."""
+    """Duplicates: whole documents, documents nearly alike (MinHash), paragraphs (lines, or blocks between empty ones).
+
+    Without `across_sources` a document or a paragraph is compared with those of its own source only.
+    """
 
     documents: bool = True
     near: Near | None = None
     paragraphs: bool = True
     unit: Literal["line", "block"] = "block"
     fewest_words: int = 12
+    across_sources: bool = True
+
+    def __post_init__(self) -> None:
+        if self.near is not None and not self.across_sources:
+            raise ValueError(
+                "across_sources is false, but near-duplicates are looked for in all sources together"
+            )
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,10 @@ FAMILIES = (
     "language",
     "length",
     "pii",
+    "punctuation",
     "repetition",
     "repetition_dolma",
+    "sampling",
     "url",
 )
 Files = Mapping[str, "str | tuple[str, ...]"]  # tagger -> the files it reads: a model, lists
