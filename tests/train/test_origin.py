@@ -13,7 +13,7 @@ from loom.errors import LoomError
 from loom.model.presets import ModelRecipe
 from loom.train.callbacks import Callback
 from loom.train.checkpoint import step_folder
-from loom.train.config import DataConfig, LoraConfig, RunConfig
+from loom.train.config import DataConfig, DpoConfig, LoraConfig, RunConfig
 from loom.train.loop import train
 
 from .test_loop import Stop, StopAt, losses, recipe
@@ -34,11 +34,17 @@ def begun(tmp_path: Path, tokens: Path, kind: str) -> tuple[RunConfig, Train]:
     if kind == "lora":
         changes["lora"] = LoraConfig(4)
     config = replace(recipe(tokens, **changes), model=ModelRecipe())
-    if kind != "dpo":
+    if kind not in ("dpo", "reference"):
         return config, train
     table = write_conversations(tmp_path / "pairs", 24, pairs=True)
     tuned = replace(config.train, objective="dpo", batch_pairs=4, micro_batch_pairs=4)
-    config = replace(config, data=DataConfig(pairs=str(tmp_path / "pairs")), train=tuned)
+    reference = str(tmp_path / "base") if kind == "reference" else None
+    config = replace(
+        config,
+        data=DataConfig(pairs=str(tmp_path / "pairs")),
+        train=tuned,
+        dpo=DpoConfig(reference=reference),
+    )
     return config, lambda config, out, callbacks=(): train(config, out, documents=table, callbacks=callbacks)
 
 
@@ -55,7 +61,7 @@ def same(one: Path, other: Path) -> None:
     assert losses(one) == losses(other)
 
 
-@pytest.mark.parametrize("kind", ["lm", "lora", "dpo"])
+@pytest.mark.parametrize("kind", ["lm", "lora", "dpo", "reference"])
 def test_a_run_goes_on_from_its_own_checkpoint(tmp_path: Path, tokens: Path, kind: str) -> None:
     config, run = begun(tmp_path, tokens, kind)
     run(config, tmp_path / "whole")

@@ -37,6 +37,12 @@ def kept_logprobs(data: Pairs, world: World, folder: Path, identity: object) -> 
     return _read(path, data.instances) if cached else None
 
 
+def sole_logprobs(data: Pairs, world: World, folder: Path) -> Tensor | None:
+    """What was kept in `folder`, where it is of one reference only. Raises `LoomError` if it was changed."""
+    found = world.gather(sorted(folder.glob("reference-*.npy")) if world.first else None)[0]
+    return _read(found[0], data.instances) if len(found) == 1 else None
+
+
 @torch.no_grad()
 def reference_logprobs(
     model: nn.Module,

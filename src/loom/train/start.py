@@ -19,6 +19,7 @@ from loom.tokens.order import Stage, places_of_step
 from loom.tokens.shards import SpecialToken, TokenFolder
 from loom.train.anneal import annealing, origin_of, rate_of
 from loom.train.checkpoint import (
+    MANIFEST,
     ModelCard,
     checkpoints,
     load_training,
@@ -41,7 +42,7 @@ from loom.train.parallel import (
     parallelize,
     replicate,
 )
-from loom.train.reference import kept_logprobs, reference_logprobs
+from loom.train.reference import kept_logprobs, reference_logprobs, sole_logprobs
 
 LONG_ENOUGH_TO_COMPILE = 1e15
 """Floating-point operations of a run from which compiling pays on a CPU."""
@@ -176,7 +177,7 @@ def start(config: RunConfig, out: Path, world: World, documents: DocumentTable |
             start_adapters(blank, train.lora, config.seed)
     reference: Tensor | None = None
     if train.objective == "dpo":
-        reference = _reference(config, out, world, model, blank, data, initial, began)
+        reference = _reference(config, out, world, model, blank, data, initial, resumed, began)
     model = replicate(model, world)
     optimizer = build_optimizer(model, config.optimizer)
     guard = StepGuard(config.optimizer.skip_spikes, world.device)
@@ -214,15 +215,20 @@ def _reference(
     blank: Transformer,
     data: Data,
     initial: Initial | None,
+    resumed: Path | None,
     began: Sequence[dict[str, str]],
 ) -> Tensor:
-    """The reference's values; of a run under way, where the model it `began` from is the reference, its own cache."""
+    """The reference's values; of a run under way those it kept, as the reference may be another by now, or gone."""
     assert isinstance(data, Pairs)
 
     def named(lineage: dict[str, str]) -> list[str]:
         return [lineage["digest"], data.fingerprint, config.train.precision]
 
     if config.dpo.reference is not None:
+        if resumed is not None and _same_reference(config, resumed):
+            kept = sole_logprobs(data, world, out / "reference")
+            if kept is not None:
+                return kept
         other = open_initial(Path(config.dpo.reference), world)
         lineage = other.lineage
         if other.config != blank.config:
@@ -260,6 +266,13 @@ def _reference(
     if config.dpo.reference is not None and initial is not None:
         initial.fill(blank, world)
     return values
+
+
+def _same_reference(config: RunConfig, resumed: Path) -> bool:
+    """Whether the recipe names the reference, and the precision to ask it in, that the checkpoint's did."""
+    before = json.loads((resumed / MANIFEST).read_bytes())["recipe"]
+    named = before["dpo"]["reference"], before["train"]["precision"]
+    return bool(named == (config.dpo.reference, config.train.precision))
 
 
 def _restore(
