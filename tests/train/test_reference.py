@@ -19,6 +19,7 @@ from loom.train.data import Pairs
 from loom.train.documents import DocumentTable
 from loom.train.loop import train
 from loom.train.objective import Preference, answer_logprobs
+from tests.train.test_init import huggingface_folder
 from tests.train.test_loop import losses, recipe
 from tests.train.tokens import learnable, write_conversations, write_tokens
 
@@ -106,3 +107,36 @@ def test_a_reference_of_its_own_is_compared_with(
             read_weights(first).values(), read_weights(Path(str(config.train.init))).values(), strict=True
         )
     )
+
+
+def test_weights_that_changed_in_the_same_folder_are_another_model(
+    prepared: tuple[RunConfig, DocumentTable], tmp_path: Path
+) -> None:
+    """A Hugging Face folder written anew, of the same shape: the old values are not taken."""
+    from safetensors.torch import load_file, save_file
+
+    config, table = prepared
+    assert config.train.init is not None
+    _, card = load_model(Path(config.train.init))
+    made = huggingface_folder(tmp_path / "hf", card.model, card.eos.id)
+    config = replace(config, train=replace(config.train, init=str(made)))
+    train(config, tmp_path / "run", documents=table)
+    weights = load_file(made / "model.safetensors")
+    save_file({name: 1.01 * tensor for name, tensor in weights.items()}, made / "model.safetensors")
+    (tmp_path / "again").mkdir()
+    (tmp_path / "run" / "reference").rename(tmp_path / "again" / "reference")
+    train(config, tmp_path / "again", documents=table)
+    assert len(list((tmp_path / "again" / "reference").glob("*.npy"))) == 2
+
+
+def test_pairs_are_not_trained_as_conversations(
+    prepared: tuple[RunConfig, DocumentTable], tmp_path: Path
+) -> None:
+    config, table = prepared
+    wrong = replace(
+        config,
+        train=replace(config.train, objective="sft"),
+        data=DataConfig(sft=str(tmp_path / "pairs")),
+    )
+    with pytest.raises(LoomError, match="holds preference pairs, whose rejected answers"):
+        train(wrong, tmp_path / "run", documents=table)

@@ -117,7 +117,8 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
         results[name], lines = work()
         given = recipe.conversations if name != "preferences" else recipe.pairs
         assert given is not None
-        digest = artifact.load(tuned.held_out(given), "tokens").digest
+        held = tuned.held_out(given, "dpo" if name == "preferences" else "sft")
+        digest = artifact.load(held, "tokens").digest
         keep(name, lines, {"headline": next(iter(results[name])), "digest": digest}, before)
     for name, reason in missing.items():
         console.say(f"{name}: not measured, {reason}")

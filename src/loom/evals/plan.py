@@ -10,6 +10,7 @@ from loom.console import console
 from loom.errors import LoomError
 from loom.evals.judged import check_references, judges_for
 from loom.evals.settings import EvalRecipe
+from loom.evals.tuned import held_out
 from loom.evals.written import WRITTEN, Prompt, Written
 from loom.tasks import data, registry
 from loom.tasks.data import Found, Loaded
@@ -34,6 +35,9 @@ def plan(recipe: EvalRecipe) -> Plan:
     """Raises `LoomError` for nothing to do, an unknown task, a missing file or a bad row."""
     if not any((recipe.tasks, recipe.text, recipe.conversations, recipe.pairs)):
         raise LoomError("Nothing to evaluate on: name --tasks a,b with --data DIR, or --text FILES.")
+    for folder, objective in ((recipe.conversations, "sft"), (recipe.pairs, "dpo")):
+        if folder is not None:
+            held_out(folder, objective)
     if recipe.present and recipe.data is None:
         recipe = replace(recipe, tasks=())
     written = [name for name in dict.fromkeys(recipe.tasks) if name in WRITTEN]
