@@ -16,7 +16,10 @@ from loom import artifact
 from loom.artifact import Artifact, Input, write_json
 from loom.console import console
 from loom.evals.perplexity import Document
+from loom.model.transformer import Transformer
 from loom.tasks.item import asked
+from loom.tokens.remote import address, exists
+from loom.tokens.shards import open_tokens
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.callbacks import Evaluate
 from loom.train.config import RunConfig
@@ -118,7 +121,6 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
     from loom.evals.contamination import History
     from loom.evals.inloop import InLoop
     from loom.evals.text import is_token_folder, read_texts, text_documents, text_files, token_documents
-    from loom.model.presets import resolve
     from loom.tasks import data, registry
 
     wanted = config.eval
@@ -126,14 +128,17 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
     tuned = config.data.sft if config.train.objective == "sft" else config.data.pairs
     given = paths if config.train.objective == "lm" else [tuned]
     folders = [Path(item) for item in given if item is not None]
-    held = [folder / "heldout" for folder in folders if config.train.objective == "lm"]
-    held = [folder for folder in held if (folder / artifact.MANIFEST).exists()]
+    held = [folder / "heldout" for folder in folders if config.train.objective == "lm" and _held_out(folder)]
     if not folders or not (held or wanted.tasks or wanted.text):
         return None
-    tokenizer = Tokenizer.load(folders[0])
+    tokenizer = Tokenizer.load(open_tokens(folders[0]).tokenizer)  # at an address the copy that was fetched
     most = wanted.text_tokens
     documents = [document for folder in held for document in _some(token_documents(folder), tokenizer, most)]
     histories = [History(path) for path in folders]
+    if wanted.tasks and (far := [url for folder in folders if (url := address(folder))]):
+        console.warn(
+            f"what {', '.join(far)} was made from is not looked up: whether rows of eval.tasks are in it is not known."
+        )
     if config.train.init is not None:
         histories.append(History(Path(config.train.init)))
     items = {}
@@ -155,8 +160,23 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
         texts += _some(text_documents(list(read_texts(files)), tokenizer), tokenizer, most) if files else []
     if not documents and not items and not texts:
         return None
-    length = config.data.sequence_length or resolve(config.model, tokenizer.vocab_size).context_length
-    return InLoop(tokenizer, items, documents, length, budget=wanted.budget, texts=texts)
+    made: list[InLoop] = []
+
+    def watch(model: Transformer, step: int) -> Mapping[str, float]:
+        # Only the model knows how long its rows are where train.init or train.anneal gives its shape.
+        if not made:
+            length = config.data.sequence_length or model.config.context_length
+            made.append(InLoop(tokenizer, items, documents, length, budget=wanted.budget, texts=texts))
+        return made[0](model, step)
+
+    return watch
+
+
+def _held_out(tokens: Path) -> bool:
+    """Whether a token folder, here or at an address, has held-out documents."""
+    manifest = tokens / "heldout" / artifact.MANIFEST
+    url = address(manifest)
+    return manifest.exists() if url is None else exists(url)
 
 
 def _trained_on(file: Path, histories: Sequence[Any]) -> bool:
