@@ -186,6 +186,12 @@ def test_equal_on_this_machine(dolma: Path, tmp_path: Path) -> None:
 
 def test_language_is_dolma_s_with_the_same_model(dolma: Path, shared_data: Path) -> None:
     names = ("ft_lang_id_en_doc_v2", "ft_lang_id_1e2", "ft_lang_id_en_paragraph_with_doc_score_v2")
+    names += (
+        "ft_lang_id_en_only_v2",
+        "ft_lang_id_en_paragraph_v2",
+        "ft_lang_id_doc_v1",
+        "ft_lang_id_paragraph_v1",
+    )
     with gzip.open(shared_data / "text" / "c4.jsonl.gz") as stream:
         rows = [orjson.loads(line) for _, line in zip(range(60), stream, strict=False)]
     rows += [{"id": "de", "text": "Guten Tag.\n\nWie geht es dir heute?"}, {"id": "empty", "text": ""}]

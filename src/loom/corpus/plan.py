@@ -17,7 +17,11 @@ from loom.corpus.tag import File
 from loom.errors import LoomError
 from loom.recipe import nearest
 
-OPEN_KEYS = {"ft_lang_id_1e2"}  # taggers whose keys depend on the text
+OPEN_KEYS = {
+    "ft_lang_id_1e2",
+    "ft_lang_id_doc_v1",
+    "ft_lang_id_paragraph_v1",
+}  # taggers whose keys depend on the text
 FILES, SAMPLE = 8, 1 << 20  # of each source, files that are looked at, and bytes of text of each
 
 

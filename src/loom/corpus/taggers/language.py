@@ -6,7 +6,7 @@ Dolma's names use the same features with the full model; how far the two agree i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from loom.corpus.attributes import Spans, from_lists, whole
 from loom.corpus.taggers import Tagger, Texts, tagger
 from loom.corpus.taggers.length import paragraphs
 
+Units = Callable[[str], list[tuple[int, int]]]
 CAPPED = 1000  # code points the fast mode reads
 
 
@@ -90,22 +91,69 @@ def ft_lang_id_en_doc_v2() -> Tagger:
     return tag
 
 
-@tagger("ft_lang_id_1e2", spans="document", source="Dolma 1.2")
-def ft_lang_id_1e2() -> Tagger:
-    """Every language with a score above 0.01, to two decimals."""
+@tagger("ft_lang_id_en_only_v2", spans="document", source="Dolma 1.2")
+def ft_lang_id_en_only_v2() -> Tagger:
+    """`en` of the whole text."""
+    both = ft_lang_id_en_doc_v2()
+    return lambda texts: {"en": both(texts)["en"]}
+
+
+def _every(units: Units, least: float = -1.0, score_of: Callable[[float], float] = float) -> Tagger:
+    """Every language of every unit, by a key of its own, where its score is above `least`."""
 
     def tag(texts: Texts) -> Mapping[str, Spans]:
         found: dict[str, list[list[tuple[int, int, float]] | None]] = {}
         for row, text in enumerate(texts.strings):
-            labels, scores = model().predict(_prepared(text), k=-1)
-            for label, score in zip(labels, scores, strict=True):
-                if score > 0.01:
-                    name = label.removeprefix("__label__")
-                    column = found.setdefault(name, [None] * len(texts))
-                    column[row] = [(0, len(text), round(float(score), 2))]
+            for start, end in units(text):
+                labels, scores = model().predict(_prepared(text[start:end]), k=-1)
+                for label, score in zip(labels, scores, strict=True):
+                    if score > least:
+                        column = found.setdefault(label.removeprefix("__label__"), [None] * len(texts))
+                        column[row] = [*(column[row] or ()), (start, end, score_of(float(score)))]
         return {name: from_lists(found[name]) for name in sorted(found)}
 
     return tag
+
+
+def _whole_text(text: str) -> list[tuple[int, int]]:
+    return [(0, len(text))]
+
+
+@tagger("ft_lang_id_1e2", spans="document", source="Dolma 1.2")
+def ft_lang_id_1e2() -> Tagger:
+    """Every language with a score above 0.01, to two decimals."""
+    return _every(_whole_text, 0.01, lambda score: round(score, 2))
+
+
+@tagger("ft_lang_id_doc_v1", spans="document", source="Dolma 1.2")
+def ft_lang_id_doc_v1() -> Tagger:
+    """Every language that the model names, with its score."""
+    return _every(_whole_text)
+
+
+@tagger("ft_lang_id_paragraph_v1", spans="paragraphs", source="Dolma 1.2")
+def ft_lang_id_paragraph_v1() -> Tagger:
+    """The same by paragraph."""
+    return _every(paragraphs)
+
+
+def _english_by_paragraph(texts: Texts) -> dict[str, list[list[tuple[int, int, float]]]]:
+    found = [
+        [(low, high, english(text[low:high])) for low, high in paragraphs(text)] for text in texts.strings
+    ]
+    return {
+        "en": found,
+        "not_en": [[(low, high, 1 - score) for low, high, score in spans] for spans in found],
+    }
+
+
+@tagger("ft_lang_id_en_paragraph_v2", spans="paragraphs", source="Dolma 1.2")
+def ft_lang_id_en_paragraph_v2() -> Tagger:
+    """`en` and `not_en` by paragraph."""
+    return lambda texts: {
+        key: from_lists([spans or None for spans in found])
+        for key, found in _english_by_paragraph(texts).items()
+    }
 
 
 @tagger("ft_lang_id_en_paragraph_with_doc_score_v2", spans="paragraphs, document", source="Dolma 1.2")
@@ -113,16 +161,13 @@ def ft_lang_id_en_paragraph_with_doc_score_v2() -> Tagger:
     """`en` and `not_en` by paragraph; `doc_en` weighs paragraphs by their length in the text's."""
 
     def tag(texts: Texts) -> Mapping[str, Spans]:
-        spans: list[list[tuple[int, int, float]]] = []
-        for text in texts.strings:
-            spans.append([(low, high, english(text[low:high])) for low, high in paragraphs(text)])
+        both = _english_by_paragraph(texts)
         lengths = texts.lengths
-        total = [sum((high - low) * score for low, high, score in found) for found in spans]
+        total = [sum((high - low) * score for low, high, score in found) for found in both["en"]]
         share = np.divide(total, lengths, out=np.zeros(len(texts)), where=lengths > 0)
         against = np.where(lengths > 0, 1 - share, 0.0)
         return {
-            "en": from_lists([found or None for found in spans]),
-            "not_en": from_lists([[(a, b, 1 - score) for a, b, score in found] or None for found in spans]),
+            **{key: from_lists([spans or None for spans in found]) for key, found in both.items()},
             "doc_en": whole(lengths, share),
             "doc_not_en": whole(lengths, against),
         }
