@@ -8,6 +8,8 @@ closed while data are still to be sent stays open until they are: for good, wher
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -30,7 +32,7 @@ def patient(seconds: float, unread: float) -> type[asyncio.Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._full = self.loop.call_later(unread, self.transport.abort)
+            self._full = self.loop.call_later(unread, self._reset)
 
         def resume_writing(self) -> None:
             super().resume_writing()
@@ -40,10 +42,17 @@ def patient(seconds: float, unread: float) -> type[asyncio.Protocol]:
         def _look_at(self) -> None:
             """Twice seen closed, and still there: what is left of it is not read."""
             if self._closed:
-                self.transport.abort()
+                self._reset()
                 return
             self._closed = self.transport.is_closing()
             self._look = self.loop.call_later(unread, self._look_at)
+
+        def _reset(self) -> None:
+            """End it for both sides now: else the kernel keeps what it holds until the other side reads."""
+            held = self.transport.get_extra_info("socket")
+            if held is not None:
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
