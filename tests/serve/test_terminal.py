@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -195,6 +196,12 @@ def test_a_new_conversation_knows_nothing_of_the_old(chat: Chat) -> None:
 def test_a_real_control_c_in_a_real_terminal(endless: Path) -> None:
     """In a terminal of its own: the answer stops, the program goes on and leaves when asked to."""
     leader, follower = pty.openpty()
+
+    def own_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        # What a shell starts in the background inherits "ignored".
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     command = [sys.executable, "-m", "loom", "chat", str(endless), "--temperature", "0"]
     process = subprocess.Popen(
         [*command, "--max-new-tokens", "16000"],
@@ -202,7 +209,7 @@ def test_a_real_control_c_in_a_real_terminal(endless: Path) -> None:
         stdout=follower,
         stderr=follower,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=own_terminal,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
     )
     os.close(follower)
