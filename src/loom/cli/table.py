@@ -32,13 +32,14 @@ def run(
     from loom.evals import beside
     from loom.evals.published import tables
 
-    given = {}
+    places = {}
     for word in models:
         label, equals, folders = word.partition("=")
         if not equals or not folders:
             raise LoomError(f"{word!r} is not LABEL=DIR: name each model and the --out of its evaluation.")
-        given[label] = [beside.read(Path(folder)) for folder in folders.split(",")]
-    lines, labels = beside.table(given), list(given)
+        places[label] = [Path(folder) for folder in folders.split(",")]
+    given = {label: [beside.read(folder) for folder in of] for label, of in places.items()}
+    lines, labels = beside.table(given, places), list(given)
     steps = list(pairwise(labels))
     console.table(
         "Before and after",

@@ -3,7 +3,7 @@
 A model may stand for several runs that differ by their seed. A cell is then their mean, `±` the mean
 standard error (over documents, which all runs share, so that more runs do not lower it), and `sd` the
 sample standard deviation over the runs. A figure within two standard errors of what guessing gives is
-marked `chance`.
+marked `chance`. Two models are told apart by the differences of the documents that both read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from loom.errors import LoomError
+from loom.evals import paired
 
 # Task, metric, what it is called, whether more is better; shown where any model has it.
 SHOWN = (
@@ -65,6 +66,8 @@ class Line:
     """Whether more is better; None where neither is."""
     n: int
     cells: dict[str, Cell | str]
+    paired: dict[tuple[str, str], float] = field(default_factory=dict)
+    """The standard error of the difference of two neighbours, by document; where rows were found."""
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -76,8 +79,11 @@ def read(folder: Path) -> dict[str, Any]:
     return body
 
 
-def table(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Line]:
-    """A line a figure that any of the models has. `models` gives each label its `results.json` bodies."""
+def table(
+    models: Mapping[str, Sequence[Mapping[str, Any]]], folders: Mapping[str, Sequence[Path]] | None = None
+) -> list[Line]:
+    """A line a figure that any of the models has. `models` gives each label its `results.json` bodies, `folders`
+    where they and the rows behind them lie."""
     shown = [*SHOWN, *_ranked(models), *_others(models), *_texts(models)]
     lines = []
     for task, metric, name, better in shown:
@@ -87,8 +93,36 @@ def table(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Line]:
                 cells[label] = cell
         if cells:
             n = max((cell.n for cell in cells.values() if isinstance(cell, Cell)), default=0)
-            lines.append(Line(name, better, n, cells))
+            apart = {} if folders is None else _paired(models, folders, task, metric)
+            lines.append(Line(name, better, n, cells, apart))
     return lines
+
+
+def _paired(
+    models: Mapping[str, Sequence[Mapping[str, Any]]],
+    folders: Mapping[str, Sequence[Path]],
+    task: str,
+    metric: str,
+) -> dict[tuple[str, str], float]:
+    """Of each model and the one before it, the error of their difference by document."""
+    rows = {
+        label: [
+            paired.parts(folder, body["results"], task, metric)
+            for folder, body in zip(folders[label], bodies, strict=True)
+        ]
+        for label, bodies in models.items()
+    }
+    found = {}
+    for before, after in pairwise(models):
+        read = [
+            [file["digest"] for file in body["tasks"].get(task, {}).get("files", ())]
+            for label in (before, after)
+            for body in models[label]
+        ]
+        error = paired.error(rows[before], rows[after])
+        if error is not None and all(files == read[0] for files in read):
+            found[before, after] = error
+    return found
 
 
 def _ranked(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, str, bool | None]]:
@@ -169,16 +203,16 @@ def _cell(results: Sequence[Mapping[str, Any] | None], metric: str) -> Cell | st
 
 
 def verdict(line: Line, before: str, after: str) -> str:
-    """better, worse or same: whether the difference is over two of its standard errors. Documents are the
-    same on both sides, so that errors taken for independent err on the side of `same`."""
+    """better, worse or same: whether the difference is over two of its standard errors, seeds included. Where
+    documents cannot be paired errors are taken for independent, which errs on the side of `same`."""
     one, two = line.cells.get(before), line.cells.get(after)
     if not isinstance(one, Cell) or not isinstance(two, Cell) or line.better is None:
         return ""
-    spread = [
-        math.hypot(cell.stderr or 0.0, (cell.deviation or 0.0) / math.sqrt(cell.runs)) for cell in (one, two)
-    ]
+    error = line.paired.get((before, after))
+    documents = [cell.stderr or 0.0 for cell in (one, two)] if error is None else [error]
+    seeds = [(cell.deviation or 0.0) / math.sqrt(cell.runs) for cell in (one, two)]
     apart = two.value - one.value
-    if abs(apart) <= 2 * math.hypot(*spread):
+    if abs(apart) <= 2 * math.hypot(*documents, *seeds):
         return "same"
     return "better" if (apart > 0) == line.better else "worse"
 

@@ -9,7 +9,7 @@ the held-out part of a folder of `loom prepare`, so text, format and what counts
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ def answers(subject: Subject, folder: Path, seed: int = 0, limit: int | None = N
         "n": len(kept),
     }
     lines = [
-        {"id": name, "nll": float(-value), "tokens": len(ids)}
-        for (name, ids), value in zip(kept, logp, strict=True)
+        {"id": name, "nll": float(-value), "tokens": len(ids), "bytes": int(size)}
+        for (name, ids), value, size in zip(kept, logp, sizes, strict=True)
     ]
     return figures, lines
 
@@ -134,16 +134,17 @@ def preferences(subject: Subject, folder: Path, limit: int | None = None) -> Fou
     rows = [tree(part) for pair in sides_of for part in ([[one] for one in pair] if alone else [pair])]
     logp = cache.rows(subject, rows, 2 * len(fitting)).reshape(-1, 2)
     counts = np.array([[_trained(side) for side in pair] for pair in fitting], dtype=np.float64)
-    figures: dict[str, Any] = {}
-    for name, values in (("acc", logp), ("acc_token", logp / counts)):
-        better = (values[:, 0] > values[:, 1]).astype(float).tolist()
-        figures[name], figures[f"{name}_stderr"] = metrics.mean(better)
-    margin = (logp[:, 0] - logp[:, 1]).tolist()
-    figures["margin"], figures["margin_stderr"] = metrics.mean(margin)
+    each = logp / counts
+    values = {
+        "acc": (logp[:, 0] > logp[:, 1]).astype(float).tolist(),
+        "acc_token": (each[:, 0] > each[:, 1]).astype(float).tolist(),
+        "margin": (logp[:, 0] - logp[:, 1]).tolist(),
+    }
+    figures = _means(values)
     figures |= {"chance": 0.5, "n": len(fitting), "not_scored": len(pairs) - len(fitting)}
     lines = [
-        {"id": pair[0].id, "chosen": float(values[0]), "rejected": float(values[1])}
-        for pair, values in zip(fitting, logp, strict=True)
+        {"id": pair[0].id, "chosen": float(sides[0]), "rejected": float(sides[1]), "values": of}
+        for pair, sides, of in zip(fitting, logp, _by_row(values), strict=True)
     ]
     return figures, lines
 
@@ -167,20 +168,22 @@ def instructions(
     rows = [orjson.loads(line) for line in path.read_bytes().splitlines()[:limit]]
     prompts = [list(_until_answer(row["messages"])) for row in rows]
     said, left = _say(subject, "instructions", prompts, max_new_tokens)
-    ends = [float(answer.finish == "stop") for answer in said]
-    again = [float(_repeats(answer.tokens)) for answer in said]
-    figures: dict[str, Any] = {}
-    for name, values in (
-        ("stop_rate", ends),
-        ("repeating", again),
-        ("empty", [float(not answer.text) for answer in said]),
-        ("tokens", [float(len(answer.tokens)) for answer in said]),
-    ):
-        figures[name], figures[f"{name}_stderr"] = metrics.mean(values)
-    figures |= {"n": len(said), "too_long": left}
+    values = {
+        "stop_rate": [float(answer.finish == "stop") for answer in said],
+        "repeating": [float(_repeats(answer.tokens)) for answer in said],
+        "empty": [float(not answer.text) for answer in said],
+        "tokens": [float(len(answer.tokens)) for answer in said],
+    }
+    figures = _means(values) | {"n": len(said), "too_long": left}
     lines = [
-        {"prompt": prompt[-1].content, "answer": answer.text, "finish": answer.finish}
-        for prompt, answer in zip(prompts, said, strict=True)
+        {
+            "id": row,
+            "prompt": prompt[-1].content,
+            "answer": answer.text,
+            "finish": answer.finish,
+            "values": of,
+        }
+        for row, (prompt, answer, of) in enumerate(zip(prompts, said, _by_row(values), strict=True))
     ]
     return figures, lines
 
@@ -189,23 +192,30 @@ def probes(subject: Subject, max_new_tokens: int | None = None) -> Found:
     """Share of the probes that were followed, and by kind."""
     prompts = [[Message("user", probe.prompt)] for probe in PROBES]
     said, _ = _say(subject, "probes", prompts, max_new_tokens or 96)
-    kept = [
-        float(answer.finish == "stop" and probe.check(answer.text))
-        for probe, answer in zip(PROBES, said, strict=True)
-    ]
     loose = [float(probe.check(answer.text)) for probe, answer in zip(PROBES, said, strict=True)]
-    figures: dict[str, Any] = {}
-    figures["followed"], figures["followed_stderr"] = metrics.mean(kept)
-    figures["followed_unended"], figures["followed_unended_stderr"] = metrics.mean(loose)
-    figures |= {"n": len(PROBES)}
+    kept = [value * (answer.finish == "stop") for value, answer in zip(loose, said, strict=True)]
+    values = {"followed": kept, "followed_unended": loose}
+    figures = _means(values) | {"n": len(PROBES)}
     for kind in dict.fromkeys(probe.kind for probe in PROBES):
         of = [value for value, probe in zip(kept, PROBES, strict=True) if probe.kind == kind]
         figures[kind] = sum(of) / len(of)
     lines = [
-        {"kind": probe.kind, "prompt": probe.prompt, "answer": answer.text, "followed": bool(value)}
-        for probe, answer, value in zip(PROBES, said, kept, strict=True)
+        {"kind": probe.kind, "prompt": probe.prompt, "answer": answer.text, "values": of}
+        for probe, answer, of in zip(PROBES, said, _by_row(values), strict=True)
     ]
     return figures, lines
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Each metric's mean over its rows, with its standard error."""
+    figures = {}
+    for name, of in values.items():
+        figures[name], figures[f"{name}_stderr"] = metrics.mean(of)
+    return figures
+
+
+def _by_row(values: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
 def _say(

@@ -1,0 +1,91 @@
+"""Differences between models that read the same documents."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loom.evals import beside, paired
+from loom.evals.perplexity import bootstrap_ratio
+
+DOCUMENTS = 300
+
+
+def _texts(folder: Path, shift: float, seed: int, name: str = "web") -> dict[str, Any]:
+    """An evaluation of texts that differ much from each other, and little between models."""
+    random = np.random.default_rng(0)
+    size = random.integers(100, 5000, DOCUMENTS)
+    hard = random.gamma(4.0, 0.3, DOCUMENTS)
+    rate = hard + shift + np.random.default_rng(seed).normal(0, 0.05, DOCUMENTS)
+    nll = rate * size * np.log(2)
+    folder.mkdir()
+    rows = [
+        {"id": f"{name}{i}", "source": "web", "domain": "web", "nll": float(nll[i]), "bytes": int(size[i])}
+        for i in range(DOCUMENTS)
+    ]
+    (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figure = {
+        "bits_per_byte": float(nll.sum() / np.log(2) / size.sum()),
+        "bits_per_byte_stderr": bootstrap_ratio(nll / np.log(2), size.astype(float)),
+        "bytes": int(size.sum()), "n": DOCUMENTS,
+    }  # fmt: skip
+    results = {"results": {"all": figure}, "tasks": {}}
+    (folder / "results.json").write_text(json.dumps(results))
+    return results
+
+
+def test_the_error_is_that_of_documents_drawn_again(tmp_path: Path) -> None:
+    bodies = [_texts(tmp_path / f"m{n}", shift, n) for n, shift in enumerate((0.0, 0.03))]
+    first, second = (
+        paired.parts(tmp_path / f"m{n}", bodies[n]["results"], "all", "bits_per_byte") for n in (0, 1)
+    )
+    assert first is not None and second is not None
+    apart = np.array([second[key][0] - first[key][0] for key in first])
+    size = np.array([first[key][1] for key in first])
+    assert paired.error([first], [second]) == pytest.approx(bootstrap_ratio(apart, size), rel=0.1)
+    assert paired.error([first], [first]) == 0
+
+
+def test_a_small_loss_on_the_same_documents_is_seen(tmp_path: Path) -> None:
+    """Three hundredths of a bit, where the figures' own errors are as large."""
+    models = {
+        "base": [_texts(tmp_path / "base", 0.0, 1)],
+        "sft": [_texts(tmp_path / f"sft{n}", 0.03, n) for n in (2, 3)],
+        "again": [_texts(tmp_path / "again", 0.03, 4)],
+    }
+    folders = {"base": [tmp_path / "base"], "sft": [tmp_path / f"sft{n}" for n in (2, 3)]}
+    folders["again"] = [tmp_path / "again"]
+    (line,) = beside.table(models, folders)
+    assert isinstance(line.cells["base"], beside.Cell) and line.cells["base"].stderr > 0.02
+    assert beside.verdict(line, "base", "sft") == "worse"
+    assert beside.verdict(line, "sft", "again") == "same"
+    (alone,) = beside.table(models)
+    assert beside.verdict(alone, "base", "sft") == "same"
+
+
+def test_other_documents_are_not_paired(tmp_path: Path) -> None:
+    models = {"a": [_texts(tmp_path / "a", 0.0, 1)], "b": [_texts(tmp_path / "b", 0.03, 2, name="other")]}
+    (line,) = beside.table(models, {name: [tmp_path / name] for name in models})
+    assert line.paired == {}
+    assert paired.parts(tmp_path / "a", {}, "preferences", "acc") is None
+
+
+def test_ranked_rows_are_paired_on_the_same_file_only(tmp_path: Path) -> None:
+    def ranked(folder: Path, right: list[int], digest: str) -> dict[str, Any]:
+        folder.mkdir()
+        rows = [{"doc_id": i, "values": {"acc": float(value)}} for i, value in enumerate(right)]
+        (folder / "piqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        figure = {"acc": float(np.mean(right)), "acc_stderr": 0.05, "chance": 0.5, "n": len(right)}
+        facts = {"headline": "acc", "files": [{"split": "validation", "digest": digest}]}
+        return {"results": {"piqa": figure}, "tasks": {"piqa": facts}}
+
+    half = [0, 1] * 50
+    more = [1, 1, 1, 1, *half[4:]]
+    models = {"a": [ranked(tmp_path / "a", half, "d")], "b": [ranked(tmp_path / "b", more, "d")]}
+    models["c"] = [ranked(tmp_path / "c", half, "e")]
+    (line,) = beside.table(models, {name: [tmp_path / name] for name in models})
+    assert line.paired == {("a", "b"): pytest.approx(np.std(np.subtract(more, half), ddof=1) / 10)}
