@@ -94,6 +94,38 @@ def test_what_has_no_rows_is_named_and_the_rest_compared(
     assert "not compared row by row: seen, alpaca_eval, quiz:olmes-max" in capsys.readouterr().out
 
 
+def test_held_out_answers_and_pairs_are_compared_by_row(tmp_path: Path) -> None:
+    """Answers by their bits a byte, pairs by which side is likelier; what was held out has to be the same."""
+
+    def tuned(name: str, nll: list[float], right: list[int], digest: str = "d") -> Path:
+        folder = write(tmp_path / name, [1, 0])
+        body = json.loads((folder / "results.json").read_text())
+        body["tasks"] |= {
+            "answers": {"headline": "bits_per_byte", "digest": "one"},
+            "preferences": {"headline": "acc", "digest": digest},
+        }
+        (folder / "results.json").write_text(json.dumps(body))
+        rows = {
+            "answers": [{"id": f"x{i}", "nll": v, "bytes": 10 * (i + 1)} for i, v in enumerate(nll)],
+            "preferences": [{"id": f"p{i}", "values": {"acc": float(v)}} for i, v in enumerate(right)],
+        }
+        for task, lines in rows.items():
+            (folder / f"{task}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    a = tuned("a", [10.0, 20.0, 30.0], [0, 1, 0])
+    b = tuned("b", [8.0, 16.0, 24.0], [1, 1, 0])
+    _, answers, pairs = compare(a, b)
+    assert (answers.task, answers.n, pairs.task, pairs.n) == ("answers", 3, "preferences", 3)
+    assert answers.a == pytest.approx(60 / 60 / math.log(2)) and answers.b == pytest.approx(
+        48 / 60 / math.log(2)
+    )
+    assert answers.clear and answers.difference < 0
+    assert (pairs.only_a, pairs.only_b) == (0, 1)
+    with pytest.raises(LoomError, match="preferences on different held-out rows"):
+        compare(a, tuned("c", [8.0], [1], digest="other"))
+
+
 def test_other_texts_under_one_name_are_refused(tmp_path: Path) -> None:
     folders = [write(tmp_path / name, [1, 0]) for name in "abc"]
     for folder, size in zip(folders, (10, 10, 11), strict=True):

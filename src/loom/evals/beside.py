@@ -115,9 +115,9 @@ def _paired(
     found = {}
     for before, after in pairwise(models):
         read = [
-            [file["digest"] for file in body["tasks"].get(task, {}).get("files", ())]
+            [facts.get("digest"), *(file["digest"] for file in facts.get("files", ()))]
             for label in (before, after)
-            for body in models[label]
+            for facts in (body["tasks"].get(task, {}) for body in models[label])
         ]
         error = paired.error(rows[before], rows[after])
         if error is not None and all(files == read[0] for files in read):

@@ -8,7 +8,7 @@ difference that this many documents would have shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from loom.console import console
 from loom.errors import LoomError
+from loom.evals import paired
 from loom.evals.scorer import Floats
 
 DRAWS = 10_000
@@ -57,13 +58,18 @@ class Difference:
 def compare(a: Path, b: Path, metrics: Sequence[str] = (), seed: int = 0) -> list[Difference]:
     """Every task that both folders have by row, by its headline metric (or the `metrics` named), and text.
 
-    What has no rows (a refused task, written answers, the better of two forms) is left out, and that is said.
+    So too the held-out answers, pairs and prompts of an evaluation of tuned models. What has no rows (a refused
+    task, judged answers, the better of two forms) is left out, and that is said.
     Raises `LoomError` if a folder is no evaluation, if they share no task, or if a task's rows differ.
     """
     left, right = read_results(a), read_results(b)
     shared = [name for name in left["tasks"] if name in right["tasks"]]
     rows = [name for name in shared if all(_has_rows(*side, name) for side in ((left, a), (right, b)))]
-    if others := [name for name in shared if name not in rows]:
+    tuned = [
+        item for name in shared if name not in rows for item in _tuned(name, left, right, a, b, metrics, seed)
+    ]
+    told = {*rows, *(item.task for item in tuned)}
+    if others := [name for name in shared if name not in told]:
         console.say(f"not compared row by row: {', '.join(others)}")
     result: list[Difference] = []
     for name in rows:
@@ -72,6 +78,7 @@ def compare(a: Path, b: Path, metrics: Sequence[str] = (), seed: int = 0) -> lis
         headline = left["tasks"][name]["headline"]
         for metric in metrics or _measured(headline, first):
             result.append(_paired(name, metric, first, second, seed, a, b))
+    result += tuned
     if all(has_text(*side) for side in ((left, a), (right, b))):
         result += _compare_text(a, b, seed)
     if not result:
@@ -179,6 +186,46 @@ def difference(task: str, metric: str, x: Floats, y: Floats, seed: int = 0, draw
     )
 
 
+def _tuned(
+    name: str,
+    left: Mapping[str, Any],
+    right: Mapping[str, Any],
+    a: Path,
+    b: Path,
+    metrics: Sequence[str],
+    seed: int,
+) -> Iterator[Difference]:
+    """What was held out of a folder of `loom prepare`, where both evaluations have its rows."""
+    digests = [side["tasks"][name].get("digest") for side in (left, right)]
+    if None in digests:
+        return
+    if digests[0] != digests[1]:
+        raise LoomError(
+            f"{a} and {b} evaluated {name} on different held-out rows (their digests differ), so documents cannot be "
+            f"paired. Evaluate both on the same folders."
+        )
+    for metric in metrics or (left["tasks"][name]["headline"],):
+        first, second = (
+            paired.parts(folder, body["results"], name, metric) or {}
+            for folder, body in ((a, left), (b, right))
+        )
+        both = sorted(first.keys() & second.keys(), key=repr)
+        keys = [key for key in both if first[key][1] == second[key][1]]
+        x, y = (np.array([side[key][0] for key in keys]) for side in (first, second))
+        below = np.array([first[key][1] for key in keys])
+        if keys:
+            whole = bool((below == 1).all())
+            yield difference(name, metric, x, y, seed) if whole else _ratio(name, metric, x, y, below, seed)
+
+
+def _ratio(task: str, metric: str, x: Floats, y: Floats, below: Floats, seed: int) -> Difference:
+    """The paired comparison of sum(x) / sum(below) and sum(y) / sum(below), by document."""
+    low, high = _bootstrap(y - x, below, seed)
+    error = (high - low) / (2 * 1.959964)
+    a, b = (float(side.sum() / below.sum()) for side in (x, y))
+    return Difference(task, metric, len(below), a, b, b - a, error, low, high, POWER * error)
+
+
 def _compare_text(a: Path, b: Path, seed: int) -> list[Difference]:
     """Bits per byte by source: ratios of sums, documents resampled together on both sides."""
     sides = []
@@ -198,23 +245,7 @@ def _compare_text(a: Path, b: Path, seed: int) -> list[Difference]:
         size = np.array([sides[0][key]["bytes"] for key in of], dtype=np.float64)
         if not size.sum():
             continue
-        values = [float(part.sum() / size.sum()) for part in bits]
-        low, high = _bootstrap(bits[1] - bits[0], size, seed)
-        error = (high - low) / (2 * 1.959964)
-        result.append(
-            Difference(
-                source,
-                "bits_per_byte",
-                len(of),
-                values[0],
-                values[1],
-                values[1] - values[0],
-                error,
-                low,
-                high,
-                POWER * error,
-            )
-        )
+        result.append(_ratio(source, "bits_per_byte", bits[0], bits[1], size, seed))
     return result
 
 
