@@ -67,6 +67,7 @@ TRUTH = ("truthfulqa_mc1", "truthfulqa_mc2")
 TOLERANCE = {"nats": 1e-3, "relative": 3e-6}
 WANTED = {"rank": 2.2, "rank-1b": 1.35, "mmlu": 10.0, "mmlu-1b": 6.0, "perplexity": 1.5, "truthfulqa": 1.0}
 SHAPES = {"d512": (512, 8, 8, 1408, True), "1b": (2048, 16, 16, 8192, True)}
+PRODUCTS = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm")
 
 Peer = Callable[[int], Any]
 """The harness's backend for a batch size."""
@@ -382,6 +383,19 @@ def perplexity(given: Setup) -> dict[str, Any]:
         "tokens_loom": tokens,
         "tokens_harness": tokens,
     }
+    # What no rearrangement saves: the products themselves, taken from one more run of each side.
+    products = {
+        "loom_products": products_share(work),
+        "harness_products": products_share(lambda: harness.rolling(given.peer(batch), texts)),
+    }
+    seconds = loom[0] * products["loom_products"]
+    print(
+        f"  matrix products are {100 * products['loom_products']:.0f} % of Loom's seconds "
+        f"({counted / seconds / 1e9:.0f} GFLOP/s) and {100 * products['harness_products']:.0f} % of the "
+        f"harness's; were all else free here, the ratio would be {theirs[0] / seconds:.2f}",
+        flush=True,
+    )
+    bounds |= products | {"ratio_of_products_alone": theirs[0] / seconds}
     ours = [-value for value in loom[2]]
     largest = float(np.abs(np.array(ours) - np.array(theirs[2])).max())
     line = {
@@ -393,6 +407,16 @@ def perplexity(given: Setup) -> dict[str, Any]:
     return report(
         "perplexity", loom, theirs, **bounds, **agrees({"c4": line}), batch=batch, documents=len(texts)
     )
+
+
+def products_share(work: Callable[[], Any]) -> float:
+    """The part of a run's operator time that is multiplication by weight matrices."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        work()
+    spent = {line.key: line.self_cpu_time_total for line in found.key_averages()}
+    return sum(spent.get(name, 0.0) for name in PRODUCTS) / sum(spent.values())
 
 
 def web_pages(texts: Sequence[str], tokenizer: Tokenizer) -> list[Document]:
