@@ -17,7 +17,7 @@ import zstandard
 from loom.artifact import digest_file, digest_json
 from loom.errors import LoomError
 from loom.tasks.hub import shards
-from loom.tasks.item import BadRow, Item, Task, check
+from loom.tasks.item import BadRow, Item, Task, item_of
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow")
 ORDER = ("validation", "val", "test", "dev", "train")  # what is taken where the protocol's split is absent
@@ -30,6 +30,10 @@ DAMAGED = (
 )  # what a file that is cut short or overwritten gives
 SEED = 1234  # of every sample of rows, as in Catwalk and OLMo's own evaluation
 Drawn = TypeVar("Drawn")
+
+
+class NotThere(LoomError):
+    """Rows that nothing in the data folder holds."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ Place = tuple[Path, str]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A task's items. `bad` are the rows left out and why, by row index; `rows` is the file's length."""
+    """A task's items. `bad` are the rows left out and why, by file and line; `rows` is the file's length."""
 
     items: list[Item]
     found: tuple[Found, ...]
@@ -67,7 +71,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A task's rows, or a subject's, and where the worked examples lie: `places` are folders with the source whose
     layouts may be in them."""
 
@@ -91,7 +95,7 @@ def find(
 
     The protocol's splits come first, then, unless `only` they will do, any other, then `<name>.jsonl`. `also` are more
     folders to look in, each with the source whose layouts may be there; `fetched` says whether --fetch can get the rows.
-    Raises `LoomError` that names the file and where its rows come from.
+    Raises `NotThere` that names the file and where its rows come from.
     """
     for split in splits if only else [*splits, *(name for name in ORDER if name not in splits), ""]:
         if found := _first(names, split, ((folder, source), *also)):
@@ -102,7 +106,7 @@ def find(
     )
     gets = "; with a network, --fetch gets it" if fetched else "; --fetch does not get it"
     fetch = f"{where}{gets}." if source else ""
-    raise LoomError(f"There is no {wanted} (.gz will do).{fetch} Name the folder that holds it with --data.")
+    raise NotThere(f"There is no {wanted} (.gz will do).{fetch} Name the folder that holds it with --data.")
 
 
 def there(folder: Path, names: Sequence[str], split: str, source: str) -> list[Path]:
@@ -139,26 +143,28 @@ def load(
     `skip_bad`: then they are left out and counted.
     """
     splits = (split,) if split else task.splits
-    parts = _parts(task, folder, splits, split is not None)
+    parts = parts_of(task, folder, splits, split is not None)
     items: list[Item] = []
     bad: dict[str, str] = {}
-    files = [list(read_rows(*part.found.paths)) for part in parts]
+    files = [list(numbered(*part.found.paths)) for part in parts]
+    for part, rows in zip(parts, files, strict=True):
+        if not rows:
+            raise LoomError(f"{part.found.path} has no rows. Fetch or make the file again, or take it away.")
     shown: list[Found] = []
     for part, rows, kept in zip(parts, files, _kept(task, list(map(len, files)), sample, limit), strict=True):
-        found, subject = part.found, part.subject
         header, examples = _header(task, part)
         shown += examples
         for index in kept:
+            place, row = rows[index]
             try:
-                items.append(_with_header(check(task.render(index, rows[index])), header, subject))
-            except (BadRow, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-                bad[f"{found.path.name}:{index + 1}"] = _why(error)
-    where = parts[0].found.path.parent
+                items.append(_with_header(item_of(task, index, row), header, part.subject))
+            except BadRow as error:
+                bad[Path(place).relative_to(folder).as_posix()] = str(error)
     if bad and not skip_bad:
         first, why = next(iter(bad.items()))
         others = f" (and {len(bad) - 1:,} more rows like it)" if len(bad) > 1 else ""
         raise LoomError(
-            f"{where / first}: this row cannot be scored: {why}{others}. Mend the file, or leave such rows "
+            f"{folder / first}: this row cannot be scored: {why}{others}. Mend the file, or leave such rows "
             f"out with --skip-bad; the results then say how many."
         )
     if not items:
@@ -166,11 +172,11 @@ def load(
     return Loaded(items, tuple(part.found for part in parts), bad, sum(map(len, files)), tuple(shown))
 
 
-def _parts(task: Task, folder: Path, splits: Sequence[str], only: bool) -> list[_Part]:
+def parts_of(task: Task, folder: Path, splits: Sequence[str], only: bool) -> list[Part]:
     """The task's rows, or those of the subjects there are; if there is none, the error for the first."""
     if not task.subjects:
         found = find(folder, task.files, splits, task.source, only)
-        return [_Part(found, "", task.files, ((folder, task.source),))]
+        return [Part(found, "", task.files, ((folder, task.source),))]
     where = {subject: places(task, folder, subject) for subject in task.subjects}
     present = [
         subject
@@ -185,7 +191,7 @@ def _parts(task: Task, folder: Path, splits: Sequence[str], only: bool) -> list[
     for subject in present or task.subjects[:1]:
         (own, source), *also = where[subject]
         found = find(own, (subject,), splits, source, only, also)
-        parts.append(_Part(found, subject, (subject,), where[subject]))
+        parts.append(Part(found, subject, (subject,), where[subject]))
     return parts
 
 
@@ -195,7 +201,7 @@ def places(task: Task, folder: Path, subject: str) -> tuple[Place, ...]:
     return (folder / task.files[0], task.source), (folder, source)
 
 
-def _header(task: Task, part: _Part) -> tuple[str, list[Found]]:
+def _header(task: Task, part: Part) -> tuple[str, list[Found]]:
     """What stands before every question of a subject: the description and the worked examples; and the file that they
     are from."""
     description = task.description(part.subject) if task.description else ""
@@ -204,11 +210,19 @@ def _header(task: Task, part: _Part) -> tuple[str, list[Found]]:
     found = part.found
     candidates = (_first(part.names, split, part.places) for split in EXAMPLES)
     other = next((one for one in candidates if one is not None and one.paths != found.paths), None)
-    rows = list(read_rows(*other.paths)) if other else []
+    rows = list(numbered(*other.paths)) if other else []
     if other is None or len(rows) < task.shots:
         what = f"{other.path} has {len(rows)} rows" if other else f"there is no {part.names[0]}.dev.jsonl"
         raise LoomError(f"{task.name} shows {task.shots} examples, but beside {found.path} {what}.")
-    examples = [check(task.render(index, row)) for index, row in enumerate(rows[: task.shots])]
+    examples = []
+    for index, (place, row) in enumerate(rows[: task.shots]):
+        try:
+            examples.append(item_of(task, index, row))
+        except BadRow as error:
+            raise LoomError(
+                f"{place}: this worked example cannot be shown: {error}. Mend the file: it stands before every "
+                f"question of {task.name}."
+            ) from None
     shown = "".join("".join(item.pairs[item.golds[0]]) + "\n\n" for item in examples)
     return description + shown, [other]
 
@@ -241,19 +255,17 @@ def _drawn(rows: list[Drawn], size: int | None) -> list[Drawn]:
     return [rows[place] for place in sorted(random.Random(SEED).sample(range(len(rows)), size))]
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"it has no field {error}"
-    return str(error) or type(error).__name__
-
-
 def read_rows(*paths: Path) -> Iterator[dict[str, Any]]:
     """Rows of JSON lines (gz, zst), Parquet or Arrow, file after file. Raises `LoomError` naming file and line."""
+    return (row for _, row in numbered(*paths))
+
+
+def numbered(*paths: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same with each row's place, file:line (or row) from 1."""
     for path in paths:
-        if path.suffix in (".parquet", ".arrow"):
-            yield from _columns(path)
-        else:
-            yield from _lines(path)
+        columns = path.suffix in (".parquet", ".arrow")
+        for number, row in enumerate(_columns(path), 1) if columns else _lines(path):
+            yield f"{path}:{number}", row
 
 
 def _columns(path: Path) -> list[dict[str, Any]]:
@@ -274,7 +286,7 @@ def _columns(path: Path) -> list[dict[str, Any]]:
         raise LoomError(f"{path} cannot be read: {error}. Fetch or make the file again.") from None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 1
     try:
         with open_lines(path) as stream:
@@ -283,7 +295,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                     row = orjson.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError("not a JSON object")
-                    yield row
+                    yield number, row
                 number += 1
     except (*DAMAGED, ValueError) as error:
         raise LoomError(f"{path}:{number} cannot be read: {error}. Fetch or make the file again.") from None

@@ -49,6 +49,15 @@ class BadRow(ValueError):
     """A row that cannot become an item; the reader adds file and line."""
 
 
+class Fields(dict[str, Any]):
+    """A row as a task reads it: a field that is asked for and null is as bad as one that is not there."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self and (value := super().__getitem__(name)) is not None:
+            return value
+        raise BadRow(f"its {name} is null" if name in self else f"it has no field {name!r}")
+
+
 def asked(item: Item) -> tuple[str, ...]:
     """What a user may have asked: the context without its few-shot header and the chat format's frame, and the
     question alone."""
@@ -64,16 +73,20 @@ def choose(
     return Item(doc_id, pairs, gold, tuple(choices), **more)
 
 
-def check(item: Item) -> Item:
-    """`item` itself. Raises `BadRow` if it has a gold out of range, one choice only or an empty choice."""
+def check(item: Item, choices: int = 2) -> Item:
+    """`item` itself. Raises `BadRow` if it has a gold out of range, fewer `choices`, an empty choice or question."""
     if not item.pairs or len(item.pairs) != len(item.choices):
         raise BadRow(f"it has {len(item.pairs)} continuations for {len(item.choices)} choices")
+    if len(item.pairs) < choices:
+        raise BadRow(f"it has {len(item.pairs)} choice, and at least {choices} are needed")
     for gold in item.golds:
         if not 0 <= gold < len(item.pairs):
             raise BadRow(f"its right answer is number {gold} of {len(item.pairs)} choices (counted from 0)")
     for index, (_, continuation) in enumerate(item.pairs):
         if not continuation.strip() or not item.choices[index].strip():
             raise BadRow(f"its choice {index} (counted from 0) is empty")
+    if any(not text.strip() for text in item.question):
+        raise BadRow("its question is empty")
     return item
 
 
@@ -108,3 +121,15 @@ class Task:
     """The headline is the plain mean over the subjects (OLMES), `macro_` and its metric."""
     title: str = ""
     """A line for `loom list tasks`."""
+
+
+def item_of(task: Task, doc_id: int, row: Row) -> Item:
+    """The item that a task makes of a row. Raises `BadRow` with what is wrong with it."""
+    try:
+        return check(task.render(doc_id, Fields(row)), choices=1 if task.metrics[0] == "bits_per_byte" else 2)
+    except BadRow:
+        raise
+    except KeyError as error:
+        raise BadRow(f"it has no field {error}") from None
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        raise BadRow(str(error) or type(error).__name__) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from loom.tasks.item import Item, Row, choose
-from loom.tasks.rank import exactly, integer, letters, question_answer
+from loom.tasks.rank import exactly, integer, letters, question_answer, strings
 
 Describe = Callable[[str], str]
 
@@ -53,23 +53,31 @@ def indented_question(doc_id: int, row: Row) -> Item:
 
 
 def cloze(doc_id: int, row: Row) -> Item:
-    """The harness's continuation form: the choice's text is scored."""
-    return plain(doc_id, {**row, "question": row["question"].strip()})
+    """The harness's continuation form and OLMo's in the loop: the choice's text is scored."""
+    return _cloze(doc_id, row, row["question"].strip())
 
 
 def plain(doc_id: int, row: Row) -> Item:
-    """OLMo's in-loop form: the question as it stands in the row."""
-    question = row["question"]
+    """OLMES's: the question as it stands in the row."""
+    return _cloze(doc_id, row, row["question"])
+
+
+def _cloze(doc_id: int, row: Row, question: str) -> Item:
     gold = integer(row, "answer")
     return choose(doc_id, question_answer(question), _choices(row), gold, question=(question,))
 
 
 def _choices(row: Row) -> Sequence[str]:
-    return exactly(4, row["choices"])
+    return exactly(4, strings(row["choices"]))
 
 
 def choice_header(subject: str) -> str:
     return f"The following are multiple choice questions (with answers) about {_spoken(subject)}.\n\n"
+
+
+def colon_header(subject: str) -> str:
+    """OLMo's in the loop."""
+    return f"The following are multiple choice questions (with answers) about {_spoken(subject)}:\n\n"
 
 
 def question_header(subject: str) -> str:

@@ -7,7 +7,7 @@ OLMES v0.1, to the character: a prompt that differs by a space is another task.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +24,26 @@ def question_answer(text: str) -> str:
 def labelled(row: Row) -> tuple[list[str], int]:
     """Choices `{"text": [...], "label": [...]}` and the index of `answerKey` among the labels."""
     choices = row["choices"]
+    if not isinstance(choices, Mapping):
+        raise BadRow(f'its choices are {choices!r}, not {{"text": [...], "label": [...]}}')
+    texts, labels = strings(choices["text"]), strings(choices["label"], "label")
     key = row["answerKey"].strip()
-    if key not in choices["label"]:
-        raise BadRow(f"its answerKey {key!r} is none of the labels {list(choices['label'])}")
-    if len(choices["label"]) != len(choices["text"]):
-        raise BadRow(f"it has {len(choices['text'])} choices for {len(choices['label'])} labels")
-    return list(choices["text"]), list(choices["label"]).index(key)
+    if key not in labels:
+        raise BadRow(f"its answerKey {key!r} is none of the labels {labels}")
+    if len(labels) != len(texts):
+        raise BadRow(f"it has {len(texts)} choices for {len(labels)} labels")
+    return texts, labels.index(key)
+
+
+def strings(values: Any, what: str = "choice") -> list[str]:
+    """A list of texts. Raises `BadRow` for what is none, and for an entry that is missing."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise BadRow(f"its {what}s are {values!r}, not a list")
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            why = "is missing" if value is None else f"is {value!r}, not text"
+            raise BadRow(f"its {what} {index} (counted from 0) {why}")
+    return list(values)
 
 
 def exactly(count: int, texts: Sequence[str]) -> Sequence[str]:
@@ -42,6 +56,8 @@ def exactly(count: int, texts: Sequence[str]) -> Sequence[str]:
 def integer(row: Row, name: str, first: int = 0) -> int:
     """A label that may be written as text, counted from `first`. Raises `BadRow` for one that is missing."""
     value = row[name]
+    if isinstance(value, float) and value.is_integer():  # pandas writes a column with gaps so
+        value = int(value)
     if isinstance(value, bool) or not re.fullmatch(r"-?\d+", str(value)):
         raise BadRow(f"its {name} is {value!r}, not a number")
     return int(value) - first
@@ -69,11 +85,19 @@ def letters(
 
 
 def arc_letters(doc_id: int, row: Row) -> Item:
-    texts, gold = labelled(row)
-    return letters(doc_id, f"Question: {row['question']}", texts, gold, " ", row["question"])
+    return _lettered(doc_id, row["question"], *labelled(row))
+
+
+def _lettered(doc_id: int, question: str, texts: Sequence[str], gold: int) -> Item:
+    return letters(doc_id, f"Question: {question}", texts, gold, " ", question)
 
 
 def boolq(doc_id: int, row: Row) -> Item:
+    if "label" not in row and " -- " not in row["passage"]:
+        raise BadRow(
+            "its passage has no title before it: these are the rows of google/boolq, and this protocol reads those "
+            "of super_glue"
+        )
     text = f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:"
     return choose(
         doc_id, text, ("no", "yes"), _truth(row), cluster=row["passage"], question=(row["question"],)
@@ -90,7 +114,11 @@ def boolq_inloop(doc_id: int, row: Row) -> Item:
 
 
 def _truth(row: Row) -> int:
-    return int(bool(row["answer"])) if "answer" in row else integer(row, "label")
+    if "answer" not in row:
+        return integer(row, "label")
+    if row["answer"] not in (True, False):
+        raise BadRow(f"its answer is {row['answer']!r}, not true or false")
+    return int(row["answer"])
 
 
 def hellaswag(doc_id: int, row: Row) -> Item:
@@ -103,7 +131,7 @@ def hellaswag_olmes(doc_id: int, row: Row) -> Item:
 
 def _hellaswag(doc_id: int, row: Row, clean: Callable[[str], str]) -> Item:
     context = f"{row['ctx_a']} {row['ctx_b'].capitalize()}"
-    endings = [clean(ending) for ending in exactly(4, row["endings"])]
+    endings = [clean(ending) for ending in exactly(4, strings(row["endings"]))]
     text = clean(f"{row['activity_label']}: {context}")
     plain = (clean(context),)
     return choose(doc_id, text, endings, integer(row, "label"), unconditioned="Answer:", question=plain)
@@ -116,17 +144,22 @@ def _wikihow(text: str) -> str:
 
 
 def openbookqa(doc_id: int, row: Row) -> Item:
-    texts, gold = labelled(row)
+    texts, gold = _labelled(4, row)
     stem = row["question_stem"]
     return choose(doc_id, stem, texts, gold, unconditioned="Answer:", question=(stem,))
 
 
 def openbookqa_olmes(doc_id: int, row: Row) -> Item:
-    return arc(doc_id, {**row, "question": row["question_stem"]})
+    return _asked(doc_id, row["question_stem"], *_labelled(4, row), unconditioned="Answer:")
 
 
 def openbookqa_letters(doc_id: int, row: Row) -> Item:
-    return arc_letters(doc_id, {**row, "question": row["question_stem"]})
+    return _lettered(doc_id, row["question_stem"], *_labelled(4, row))
+
+
+def _labelled(count: int, row: Row) -> tuple[Sequence[str], int]:
+    texts, gold = labelled(row)
+    return exactly(count, texts), gold
 
 
 def piqa(doc_id: int, row: Row) -> Item:
@@ -169,6 +202,8 @@ def winogrande(doc_id: int, row: Row) -> Item:
         raise BadRow("its sentence has no blank _")
     rest = after.strip()
     options = (row["option1"], row["option2"])
+    if not all(option.strip() for option in options):
+        raise BadRow("one of its options is empty")
     pairs = tuple((before + option, f" {rest}") for option in options)
     # With its blank, without it, and filled in.
     plain = (row["sentence"], f"{before} {after}", *(before + option + after for option in options))
@@ -210,9 +245,16 @@ def _copa_choices(row: Row) -> list[str]:
 
 def commonsense_qa(doc_id: int, row: Row) -> Item:
     """The harness's form: lettered choices."""
-    texts, gold = labelled(row)
-    exactly(5, texts)
+    texts, gold = _labelled(5, row)
     return letters(doc_id, f"Question: {row['question'].strip()}", texts, gold, question=row["question"])
+
+
+def commonsense_qa_question(doc_id: int, row: Row) -> Item:
+    return _asked(doc_id, row["question"], *_labelled(5, row), unconditioned="Answer:")
+
+
+def commonsense_qa_letters(doc_id: int, row: Row) -> Item:
+    return _lettered(doc_id, row["question"], *_labelled(5, row))
 
 
 def social_iqa(doc_id: int, row: Row) -> Item:

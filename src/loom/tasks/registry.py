@@ -87,7 +87,7 @@ def _inloop() -> list[Task]:
         ("sciq", rank.sciq_inloop, VALIDATION, "acc"),
         ("winogrande", rank.winogrande, VALIDATION, "acc"),
         ("copa", rank.copa_inloop, VALIDATION, "acc"),
-        ("commonsense_qa", rank.arc, VALIDATION, "acc_norm"),
+        ("commonsense_qa", rank.commonsense_qa_question, VALIDATION, "acc_norm"),
         ("social_iqa", rank.social_iqa_question, VALIDATION, "acc_norm"),
     )
 
@@ -114,7 +114,7 @@ def _olmes() -> list[Task]:
         ("arc_easy", rank.arc, TEST, "acc_char"),
         ("arc_challenge", rank.arc, TEST, "acc_pmi"),
         ("boolq", rank.boolq, VALIDATION, "acc"),
-        ("commonsense_qa", rank.arc, VALIDATION, "acc_pmi"),
+        ("commonsense_qa", rank.commonsense_qa_question, VALIDATION, "acc_pmi"),
         ("hellaswag", rank.hellaswag_olmes, VALIDATION, "acc_char"),
         ("openbookqa", rank.openbookqa_olmes, TEST, "acc_pmi"),
         ("piqa", rank.piqa_olmes, VALIDATION, "acc_char"),
@@ -127,7 +127,7 @@ def _olmes() -> list[Task]:
         "olmes-mcf",
         ("arc_easy", rank.arc_letters, TEST, "acc"),
         ("arc_challenge", rank.arc_letters, TEST, "acc"),
-        ("commonsense_qa", rank.arc_letters, VALIDATION, "acc"),
+        ("commonsense_qa", rank.commonsense_qa_letters, VALIDATION, "acc"),
         ("openbookqa", rank.openbookqa_letters, TEST, "acc"),
         ("piqa", rank.piqa_letters, VALIDATION, "acc"),
         ("social_iqa", rank.social_iqa_letters, VALIDATION, "acc"),
@@ -160,7 +160,8 @@ def _mmlu() -> list[Task]:
     return [
         make("mmlu", mmlu.lettered, TEST, mmlu.choice_header, "acc"),
         make("mmlu_continuation", mmlu.cloze, TEST, mmlu.question_header, "acc"),
-        make("mmlu:olmo-inloop", mmlu.plain, VALIDATION, mmlu.no_header, "acc_norm"),
+        make("mmlu:olmo-inloop", mmlu.cloze, VALIDATION, mmlu.no_header, "acc_norm"),
+        replace(make("mmlu:olmo-inloop-mc", mmlu.lettered, VALIDATION, mmlu.colon_header, "acc"), shots=5),
         make("mmlu:olmo-paper", mmlu.indented, VALIDATION, mmlu.choice_header, "acc"),
         olmes("mmlu:olmes", mmlu.plain, mmlu.question_header, "acc_char"),
         olmes("mmlu:olmes-mcf", mmlu.indented_question, mmlu.choice_header, "acc"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from loom.tasks.item import BadRow, Item, Row
+from loom.tasks.rank import strings
 
 # The authors' "qa" preset, part of the task's definition.
 PRESET = (
@@ -62,7 +63,7 @@ def _targets(row: Row, name: str) -> tuple[list[str], list[int]]:
             raise BadRow(
                 f"its {name} has {len(targets['choices'])} choices and {len(targets['labels'])} labels"
             )
-        return list(targets["choices"]), [int(label) for label in targets["labels"]]
+        return strings(targets["choices"]), [int(label) for label in targets["labels"]]
     right = [row["Best Answer"]] if name == "mc1_targets" else _answers(row["Correct Answers"])
     wrong = _answers(row["Incorrect Answers"])
     return _distinct([*map(_sentence, right), *map(_sentence, wrong)], len(right))
