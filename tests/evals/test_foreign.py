@@ -16,6 +16,7 @@ from loom.evals import cache, written
 from loom.evals.encode import encode_items
 from loom.evals.evaluate import EvalRecipe, evaluate_text
 from loom.evals.items import score_items
+from loom.evals.sources import find_sources, read_sources
 from loom.evals.subject import digest, load_subject
 from loom.evals.written import generate_answers
 from loom.tasks.item import choose
@@ -154,7 +155,7 @@ def test_what_its_tokenizer_puts_before_a_text_is_read(
             expected = sum(float(table[row, ids[0, row + 1]]) for row in rows)
             assert value == pytest.approx(expected, abs=1e-3)
     (tmp_path / "a.txt").write_text("in the end")
-    score = evaluate_text(subject, EvalRecipe(text=(tmp_path / "a.txt",)))[1][0]
+    score = evaluate_text(subject, EvalRecipe(), read_sources(find_sources([tmp_path / "a.txt"])), {})[1][0]
     ids = torch.tensor([[BEGIN, *subject.tokenizer.encode("in the end").tolist()]])
     with torch.no_grad():
         table = subject.model.inner(ids[:, :-1]).logits.double().log_softmax(-1)[0]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.cli import main
+from loom.evals import paloma
 from loom.evals.perplexity import (
     Document,
     DocumentScore,
@@ -93,6 +94,51 @@ def test_domains_of_one_name_in_two_sources_stay_apart() -> None:
     assert figures["all"]["macro_bits_per_byte"] == pytest.approx(
         (10 / 20 + 10 / 10 + 30 / 40) / 3 / math.log(2)
     )
+
+
+def test_a_sources_own_row_is_not_lost_behind_a_domain_of_its_name() -> None:
+    """Dolma's `c4` beside a source `c4` of two domains; and a source one of whose domains is called as it is."""
+    scores = [
+        DocumentScore("1", "dolma", "c4", 10.0, 1.0, 9, 20),
+        DocumentScore("2", "dolma", "wiki", 10.0, 1.0, 9, 10),
+        DocumentScore("3", "c4", "sport", 30.0, 1.0, 19, 40),
+        DocumentScore("4", "c4", "news", 20.0, 1.0, 19, 40),
+        DocumentScore("5", "gab", "gab", 20.0, 1.0, 19, 40),
+        DocumentScore("6", "gab", "late", 40.0, 1.0, 19, 40),
+        DocumentScore("7", "ptb", "ptb", 40.0, 1.0, 19, 40),
+    ]
+    figures = table(scores)
+    assert set(figures) == {
+        "dolma/c4",
+        "wiki",
+        "dolma",
+        "sport",
+        "news",
+        "c4",
+        "gab/gab",
+        "late",
+        "gab",
+        "ptb",
+        "all",
+    }
+    for source, bits, domains in (("c4", 50 / 80, 2), ("gab", 60 / 80, 2), ("dolma", 20 / 30, 2)):
+        assert figures[source]["bits_per_byte"] == pytest.approx(bits / math.log(2))
+        assert figures[source]["domains"] == domains
+    assert "domains" not in figures["ptb"]
+    assert reweighted(scores, {"dolma/c4": 1})[0] == pytest.approx(10 / 20 / math.log(2))
+
+
+def test_the_eleven_are_combined_where_all_are_of_one_split() -> None:
+    scores = [DocumentScore(str(i), name, f"d{i}", 1.0, 0.0, 1, 1) for i, name in enumerate(paloma.COMBINED)]
+    splits = dict.fromkeys(paloma.COMBINED, "test")
+    assert table(scores, splits=splits)[paloma.NAME]["n"] == 11
+    assert paloma.why_not(splits) is None
+    for other, why in (("val", "val of ptb"), ("", "no split of ptb")):
+        assert paloma.NAME not in table(scores, splits=splits | {"ptb": other})
+        assert why in str(paloma.why_not(splits | {"ptb": other}))
+    assert paloma.NAME not in table(scores[1:], splits=splits)
+    assert paloma.why_not(dict.fromkeys(paloma.COMBINED[1:], "test")) == ""
+    assert paloma.NAME not in table(scores)  # of files that lie in no split
 
 
 def test_another_mix_of_domains() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from loom import artifact
 from loom.chat.mixture import Share
 from loom.chat.prepare import Prepare, prepare
 from loom.errors import LoomError
@@ -68,6 +69,49 @@ def test_tasks_texts_and_what_was_held_out(folder: Path, capfd: pytest.CaptureFi
     assert alone is not None
     assert logged["validation/loss"] == pytest.approx(alone(random_model(), 1)["validation/loss"])
     assert "was not decontaminated against" in capfd.readouterr().err
+
+
+def test_no_text_is_mixed_with_another_or_takes_its_name(folder: Path) -> None:
+    """Files of one name in two folders, one called as a held-out source, one as a task."""
+    for name in ("a/part-0", "b/part-0", "web", "piqa", "validation"):
+        write(folder / "texts" / f"{name}.jsonl", [{"text": f"Something of {name}. "}])
+    named = [str(folder / "texts" / name) for name in ("a/part-0.jsonl", "b/part-0.jsonl", "*.jsonl")]
+    watch, alone = (recipe_evaluation(config(folder, tasks=["piqa"], text=text)) for text in (named, []))
+    assert watch is not None and alone is not None
+    logged, before = watch(random_model(), 1), alone(random_model(), 1)
+    for name in ("a", "b", "text:web", "text:piqa", "text:validation"):
+        assert logged.pop(f"{name}/n") == 1
+    left = {name: value for name, value in logged.items() if name in before and name != "seconds"}
+    assert left == pytest.approx({name: value for name, value in before.items() if name != "seconds"})
+    assert {"web/n", "piqa/n", "validation/n"} <= left.keys()
+
+
+def test_what_holds_no_text_is_an_error(folder: Path) -> None:
+    write(folder / "empty.jsonl", [{"text": ""}])
+    with pytest.raises(LoomError, match="no text in .*empty.jsonl"):
+        recipe_evaluation(config(folder, text=[str(folder / "news"), str(folder / "empty.jsonl")]))
+
+
+def test_of_tokens_as_a_text_only_what_others_hold_out_is_measured(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The folder that is trained on adds nothing: what it holds out is the validation set already. One of all its
+    documents is what is trained on."""
+    tokenize(Tokenize((str(folder / "pages.jsonl"),), folder / "tokenizer.json"), folder / "whole")
+    write(folder / "other.jsonl", [{"id": str(i), "source": "web", "text": f"Other {i}."} for i in range(20)])
+    tokenize(
+        Tokenize((str(folder / "other.jsonl"),), folder / "tokenizer.json", held_out=0.4), folder / "other"
+    )
+    text = [str(folder / name) for name in ("tokens", "whole", "other")]
+    watch, alone = recipe_evaluation(config(folder, text=text)), recipe_evaluation(config(folder))
+    assert watch is not None and alone is not None
+    logged, before = watch(random_model(), 1), alone(random_model(), 1)
+    held = artifact.load(folder / "other" / "heldout").counters["documents"]
+    names = {name.rpartition("/")[0] for name in logged.keys() - before.keys()}
+    assert names == {"other/web"} and logged["other/web/n"] == held
+    said = capfd.readouterr().err
+    assert "tokens/heldout is held out of what is trained on" in said
+    assert "whole/web is not measured in the loop" in said
 
 
 def test_what_is_trained_on_is_not_measured(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

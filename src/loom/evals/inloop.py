@@ -47,9 +47,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Work:
-    """A rank's batches, and how many predictions each key has over all ranks."""
+    """A rank's batches, in parts that are run one after another, and how many predictions each key has over all
+    ranks."""
 
-    batches: list[Batch]
+    parts: list[list[Batch]]
     expected: Floats
 
 
@@ -71,10 +72,10 @@ class InLoop:
 
     tasks: items by task name. documents: held-out documents; each source is measured, and all together
     as `validation` (loss in nats a token, end-of-text tokens included, and bits per byte). texts: others,
-    each source of which is measured by itself. length:
-    tokens in a row, at most what the model was trained on; rows: rows in a forward. `budget` in seconds
-    stops an evaluation early: grids run in a fixed random order, and what is incomplete does not count
-    (`n` says how much was).
+    each source of which is measured by itself, as `text:<source>` where its name is already that of something
+    else. length: tokens in a row, at most what the model was trained on; rows: rows in a forward. `budget` in
+    seconds stops an evaluation early: what was held out comes first, then tasks and texts in turn, each in a fixed
+    random order; what is incomplete does not count (`n` says how much was), and its names are said once.
     """
 
     tokenizer: Tokenizer
@@ -90,6 +91,7 @@ class InLoop:
         self._readout = Readout()
         self._items = [item for group in self.tasks.values() for item in group]
         self._laid_out = False
+        self._told: set[str] = set()
 
     def _lay_out(self) -> None:
         """Once, at first use: by then the ranks are there."""
@@ -107,15 +109,19 @@ class InLoop:
                 f"not count."
             )
         self._documents = [*self.documents, *self.texts]
+        self._names = _names(self.tasks, self.documents, self.texts)
         windows = perplexity.document_rows(self._documents, self.tokenizer.eos_id, self.length)
-        self._ranking = self._pack(self._layout.rows, self._layout.count)
-        self._reading = self._pack(windows, 2 * len(self._documents))
+        of_texts = [bool(row.keys[0] >= 2 * len(self.documents)) for row in windows]
+        held_out = [row for row, other in zip(windows, of_texts, strict=True) if not other]
+        texts = [row for row, other in zip(windows, of_texts, strict=True) if other]
+        self._ranking = self._pack([self._layout.rows], self._layout.count)
+        self._reading = self._pack([held_out, texts], 2 * len(self._documents))
 
     @property
     def tokens(self) -> int:
         """Tokens a rank reads in one evaluation, padding included."""
         self._lay_out()
-        batches = len(self._ranking.batches) + len(self._reading.batches)
+        batches = sum(len(part) for work in (self._ranking, self._reading) for part in work.parts)
         return batches * self.rows * self.length
 
     def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
@@ -125,11 +131,11 @@ class InLoop:
         model.eval()
         try:
             with torch.no_grad():
-                ranked = self._run(model, self._ranking, started)
-                text = self._run(model, self._reading, started)
+                ranked, text = self._run(model, started)
         finally:
             model.train(was)
         result = {**self._ranked(*ranked), **self._text(*text)}
+        self._say_unfinished(result)
         # What there was no time for has no figure; what a diverged model gives has one that is not a number,
         # and the loop stops at it.
         diverged = any(np.isnan(totals[finished]).any() for totals, finished in (ranked, text))
@@ -140,24 +146,30 @@ class InLoop:
         }
         return {**known, "seconds": time.monotonic() - started}
 
-    def _pack(self, rows: Sequence[Row], count: int) -> Work:
-        """This rank's batches, as many as any rank has."""
+    def _pack(self, parts: Sequence[Sequence[Row]], count: int) -> Work:
+        """This rank's batches of each part, as many as any rank has, all of one shape."""
         expected = np.zeros(count)
-        for row in rows:
+        for row in (row for rows in parts for row in rows):
             np.add.at(expected, row.keys, 1)
+        dealt = [self._grids(rows) for rows in parts]
+        sizes = [sum(len(row.at) for group in grid for row in group) for grids in dealt for grid in grids]
+        mine = []
+        for grids in dealt:
+            steps = -(-len(grids) // self._world)
+            own = grids[self._rank :: self._world]
+            own += [[]] * (steps - len(own))
+            mine.append([self._batch(grid, max(sizes)) for grid in own])
+        return Work(mine, expected)
+
+    def _grids(self, rows: Sequence[Row]) -> list[list[Sequence[Row]]]:
         if not rows:
-            return Work([], expected)
+            return []
         bins = fill(rows, self.length)
         order = np.random.default_rng(self.seed).permutation(len(bins))
-        grids = [
+        return [
             [bins[index] for index in order[start : start + self.rows]]
             for start in range(0, len(bins), self.rows)
         ]
-        most = max(sum(len(row.at) for group in grid for row in group) for grid in grids)
-        steps = -(-len(grids) // self._world)
-        mine = grids[self._rank :: self._world]
-        mine += [[]] * (steps - len(mine))
-        return Work([self._batch(grid, most) for grid in mine], expected)
 
     def _batch(self, grid: Sequence[Sequence[Row]], predictions: int) -> Batch:
         packed = Grid.packed(grid, self.rows, self.length)
@@ -171,11 +183,12 @@ class InLoop:
             np.pad(packed.keys, (0, short), constant_values=-1),
         )
 
-    def _run(self, model: torch.nn.Module, work: Work, started: float) -> tuple[Floats, NDArray[np.bool_]]:
-        """Summed log-probabilities by key over all ranks, and which keys were finished."""
+    def _run(self, model: torch.nn.Module, started: float) -> list[tuple[Floats, NDArray[np.bool_]]]:
+        """Of tasks and of text: summed log-probabilities by key over all ranks, and which keys were finished."""
         device = next(model.parameters()).device
-        totals = np.zeros((2, len(work.expected)))
-        for batch in work.batches:
+        works = (self._ranking, self._reading)
+        totals = [np.zeros((2, len(work.expected))) for work in works]
+        for which, batch in self._turns():
             if self._over(started, device):
                 break
             self._readout.targets = batch.targets.to(device)
@@ -187,13 +200,41 @@ class InLoop:
                 readout=self._readout,
             )
             real = batch.keys >= 0
-            np.add.at(totals[0], batch.keys[real], logp.double().cpu().numpy()[real])
-            np.add.at(totals[1], batch.keys[real], 1)
+            np.add.at(totals[which][0], batch.keys[real], logp.double().cpu().numpy()[real])
+            np.add.at(totals[which][1], batch.keys[real], 1)
         if self._world > 1:
-            shared = torch.from_numpy(totals).to(device)
+            shared = torch.from_numpy(np.concatenate(totals, axis=1)).to(device)
             dist.all_reduce(shared)
-            totals = shared.cpu().numpy()
-        return totals[0], totals[1] == work.expected
+            totals = np.split(shared.cpu().numpy(), [len(self._ranking.expected)], axis=1)
+        return [(total[0], total[1] == work.expected) for total, work in zip(totals, works, strict=True)]
+
+    def _turns(self) -> list[tuple[int, Batch]]:
+        """The order of batches, the same on every rank: 0 is of tasks, 1 of text. The validation loss is what a run
+        is watched by, so it comes first; where time runs out after it, tasks and texts have got as far as each other."""
+        held_out, texts = self._reading.parts
+        (ranked,) = self._ranking.parts
+        both = [(0, batch, (at + 0.5) / len(ranked)) for at, batch in enumerate(ranked)]
+        both += [(1, batch, (at + 0.5) / len(texts)) for at, batch in enumerate(texts)]
+        both.sort(key=lambda turn: turn[2])
+        return [*((1, batch) for batch in held_out), *((which, batch) for which, batch, _ in both)]
+
+    def _say_unfinished(self, result: Mapping[str, float]) -> None:
+        """Name, once each, what the time was too short for."""
+        if self.budget is None:
+            return
+        lost, start, wanted = set(self._layout.lost), 0, {name: len(of) for name, of in self._names.items()}
+        for name, group in self.tasks.items():
+            wanted[name] = len(set(range(start, start + len(group))) - lost)
+            start += len(group)
+        short = {name: int(result.get(f"{name}/n", count)) for name, count in wanted.items()}
+        new = [name for name in short if short[name] < wanted[name] and name not in self._told]
+        self._told |= set(new)
+        if new and self._rank == 0:
+            told = ", ".join(f"{name} ({short[name]:,} of {wanted[name]:,})" for name in new)
+            console.warn(
+                f"in the loop, eval.budget={self.budget:g} seconds were too short for {told}: figures are of what "
+                f"was finished. Raise it, or lower eval.sample and eval.text_tokens."
+            )
 
     def _over(self, started: float, device: torch.device) -> bool:
         """Whether any rank has used up the time; all ranks stop together."""
@@ -231,13 +272,29 @@ class InLoop:
     def _text(self, totals: Floats, finished: NDArray[np.bool_]) -> dict[str, float]:
         scores = perplexity.document_scores(self._documents, totals)
         whole: list[bool] = [bool(text and end) for text, end in finished.reshape(-1, 2)]
-        kept = [score for score, known in zip(scores, whole, strict=True) if known]
-        held_out = kept[: sum(whole[: len(self.documents)])]
-        groups: dict[str, Any] = perplexity.by(kept, "source")
-        if held_out:
-            groups["validation"] = held_out
-        return {
-            f"{name}/{metric}": float(value)
-            for name, group in groups.items()
-            for metric, value in perplexity.summary(group).items()
-        }
+        result: dict[str, float] = {}
+        for name, of in self._names.items():
+            kept = [scores[index] for index in of if whole[index]]
+            figures = perplexity.summary(kept) if kept else {"n": 0}
+            result |= {f"{name}/{metric}": float(value) for metric, value in figures.items()}
+        return result
+
+
+def _names(
+    tasks: Mapping[str, Any], documents: Sequence[Document], texts: Sequence[Document]
+) -> dict[str, list[int]]:
+    """What the loop logs of text, by name: the places of its documents in `documents` and, after them, `texts`.
+    Nothing takes the name of a task, of `validation` or of what was held out."""
+    found: dict[str, list[int]] = {"validation": list(range(len(documents)))} if documents else {}
+    taken = {*tasks, "validation"}
+    for start, group in ((0, documents), (len(documents), texts)):
+        own: dict[str, list[int]] = {}
+        for index, document in enumerate(group, start):
+            own.setdefault(document.source, []).append(index)
+        for source, of in own.items():
+            name = source
+            while name in taken:
+                name = f"text:{name}"
+            found[name] = of
+            taken.add(name)
+    return found

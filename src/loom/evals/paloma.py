@@ -7,6 +7,8 @@ is code, or fringe text kept for measuring harm.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 COMBINED = (
     "c4_en",
     "mc4",
@@ -33,3 +35,16 @@ GONE = ("the_pile", "ice")
 
 NAME = "paloma-11"
 """What the eleven together are called in results."""
+
+
+def why_not(splits: Mapping[str, str]) -> str | None:
+    """Why sources that were read of these splits are not combined, None where they are: all eleven have to be there,
+    of one split. Empty where only some are there, for then nobody asked for it."""
+    own = {source: splits[source] for source in COMBINED if source in splits}
+    if len(own) < len(COMBINED):
+        return ""
+    found = {split: [source for source in own if own[source] == split] for split in own.values()}
+    if len(found) == 1 and "" not in found:
+        return None
+    said = (f"{split or 'no split'} of {', '.join(sources)}" for split, sources in found.items())
+    return f"its eleven sources were not read from one split: {'; '.join(said)}"

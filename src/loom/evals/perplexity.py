@@ -12,15 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import orjson
 import torch
 from numpy.typing import NDArray
 
 from loom.console import Progress
-from loom.errors import LoomError
 from loom.evals import paloma
 from loom.evals.rows import Row, Scored, chain
 from loom.evals.scorer import Floats, Model, score_rows
@@ -151,10 +148,12 @@ def summary(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, float |
     }
 
 
-def table(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, dict[str, float | int]]:
+def table(
+    scores: Sequence[DocumentScore], seed: int = 0, splits: Mapping[str, str] | None = None
+) -> dict[str, dict[str, float | int]]:
     """Figures by domain; a source of several domains pooled, with `macro_bits_per_byte` over them; and
-    where there are several sources, `all` together. Paloma's eleven sources, where all are
-    there, are combined as in the OLMo paper."""
+    where there are several sources, `all` together. Paloma's eleven sources, where all are there and `splits` (by
+    source) gives them one, are combined as in the OLMo paper."""
     result: dict[str, dict[str, float | int]] = {}
     sources = by(scores, "source")
     for name, group in by_domain(scores).items():
@@ -163,7 +162,7 @@ def table(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, dict[str,
         if source not in result:
             result[source] = summary(group, seed) | macro(group)
     combined = [score for score in scores if score.source in paloma.COMBINED]
-    if len(by(combined, "source")) == len(paloma.COMBINED):
+    if paloma.why_not({source: (splits or {}).get(source, "") for source in sources}) is None:
         result[paloma.NAME] = summary(combined, seed) | macro(combined)
     if len(sources) > 1 and "all" not in result:
         result["all"] = summary(scores, seed) | macro(scores)
@@ -189,12 +188,18 @@ def by(scores: Iterable[DocumentScore], key: str) -> dict[str, list[DocumentScor
 
 
 def by_domain(scores: Iterable[DocumentScore]) -> dict[str, list[DocumentScore]]:
-    """Scores of each domain under the name it is shown by: `source/domain` where two sources each have one of a name."""
+    """Scores of each domain under the name it is shown by: `source/domain` where two sources each have one of a name,
+    or where a source is called so whose own row, of other domains, would be lost behind it."""
+    scores = list(scores)
+    pooled = {
+        source for source, group in by(scores, "source").items() if any(one.domain != source for one in group)
+    }
     groups: dict[str, list[DocumentScore]] = {}
     for domain, group in by(scores, "domain").items():
         owners = by(group, "source")
         for source, own in owners.items():
-            groups[domain if len(owners) == 1 else f"{source}/{domain}"] = own
+            alone = len(owners) == 1 and domain not in pooled
+            groups[domain if alone else f"{source}/{domain}"] = own
     return groups
 
 
@@ -205,15 +210,6 @@ def bootstrap_ratio(above: Floats, below: Floats, seed: int = 0, draws: int = DR
     counts = np.random.default_rng(seed).multinomial(len(above), np.full(len(above), 1 / len(above)), draws)
     bottom = counts @ below
     return float((counts @ above)[bottom > 0].__truediv__(bottom[bottom > 0]).std(ddof=1))
-
-
-def read_scores(path: Path) -> list[DocumentScore]:
-    """What an evaluation of text stored, from its text.jsonl."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise LoomError(f"{path} cannot be read ({error}): name the --out of `loom eval --text`.") from None
-    return [DocumentScore(**orjson.loads(line)) for line in lines]
 
 
 def reweighted(scores: Sequence[DocumentScore], mix: Mapping[str, float]) -> tuple[float, float | None]:

@@ -8,6 +8,7 @@ source folder is the source.
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,21 +36,34 @@ class Text:
     text: str
 
 
-def read_texts(paths: Sequence[Path], split: str | None = None) -> Iterator[Text]:
-    """Documents of files, folders and globs, in the order of their paths.
+@dataclass(frozen=True)
+class TextFile:
+    """`split` is that of Paloma's layout, "" elsewhere; `given` are the paths that named the file, as written."""
+
+    path: Path
+    source: str
+    split: str
+    digest: str
+    given: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file holds; `empty` counts its rows without text."""
+
+    file: TextFile
+    texts: tuple[Text, ...]
+    empty: int
+
+
+def text_files(paths: Sequence[Path], split: str | None = None) -> list[TextFile]:
+    """The files of files, folders and globs, each once, in the order of their paths.
 
     With `split`, of Paloma's layout only files of that split; without one, `test` where a source has it,
-    else what there is. Raises `LoomError` where nothing is found or a row has no text.
+    else what there is. Raises `LoomError` where nothing is found.
     """
-    files = text_files(paths, split)
-    named = _sources(files)
-    for file in files:
-        yield from _read(file, named[file])
-
-
-def text_files(paths: Sequence[Path], split: str | None = None) -> list[Path]:
-    """The files that `read_texts` reads."""
-    found: list[Path] = []
+    places: dict[Path, Path] = {}  # by what is behind links, so that a file named twice is counted once
+    given: dict[Path, list[Path]] = {}
     for path in paths:
         files = _files(path, split)
         if not files:
@@ -57,7 +71,29 @@ def text_files(paths: Sequence[Path], split: str | None = None) -> list[Path]:
                 f"There is no text in {path}: expected files ending in {', '.join(SUFFIXES)}, or folders "
                 f"<source>/<split>/ of them{f' with the split {split!r}' if split else ''}."
             )
-        found += files
+        for file in files:
+            behind = file.resolve()
+            places.setdefault(behind, file)
+            given.setdefault(behind, []).append(path)
+    named = _sources(list(places.values()))
+    return [
+        TextFile(file, named[file], _split(file), _digest(file), tuple(given[behind]))
+        for behind, file in places.items()
+    ]
+
+
+def read_texts(files: Sequence[TextFile]) -> list[Reading]:
+    """Every file's documents. Raises `LoomError` for a row without a `text`, and where what was named holds no
+    document at all: a figure of nothing would be missed by nobody."""
+    found = [_read(file) for file in files]
+    for path in dict.fromkeys(path for file in files for path in file.given):
+        own = [reading for reading in found if path in reading.file.given]
+        if not any(reading.texts for reading in own):
+            rows = sum(reading.empty for reading in own)
+            raise LoomError(
+                f"There is no text in {path}: none of its {rows:,} rows (files: {len(own):,}) has any in `text`. "
+                f"Name files that hold some."
+            )
     return found
 
 
@@ -68,14 +104,6 @@ def text_documents(texts: Sequence[Text], tokenizer: Tokenizer) -> list[Document
         Document(text.id, text.source, text.domain, tokens, len(text.text.encode()))
         for text, tokens in zip(texts, ids, strict=True)
     ]
-
-
-def by_source(documents: Sequence[Document]) -> list[list[Document]]:
-    """Documents of each source, in their order."""
-    groups: dict[str, list[Document]] = {}
-    for document in documents:
-        groups.setdefault(document.source, []).append(document)
-    return list(groups.values())
 
 
 def is_token_folder(path: Path) -> bool:
@@ -130,6 +158,26 @@ def _check_bytes(
             )
 
 
+def place(path: Path) -> Path:
+    """Where a path leads from the root: names are the same from whatever folder the command is run in. Links are
+    not followed, for a cache's files are links to blobs without a name."""
+    return Path(os.path.abspath(path))
+
+
+def apart(paths: Sequence[Path], taken: frozenset[str] = frozenset()) -> dict[Path, str]:
+    """A name for each of these absolute paths, by as much of its end as is nobody else's and not `taken`."""
+    named = {}
+    for path in paths:
+        depth = 1
+        while depth < len(path.parts) and (
+            "/".join(path.parts[-depth:]) in taken
+            or any(other.parts[-depth:] == path.parts[-depth:] for other in paths if other != path)
+        ):
+            depth += 1
+        named[path] = "/".join(path.parts[-depth:])
+    return named
+
+
 def _files(path: Path, split: str | None) -> list[Path]:
     if path.is_file():
         return [path]
@@ -141,53 +189,68 @@ def _files(path: Path, split: str | None) -> list[Path]:
             raise LoomError(f"There is no {path} to evaluate on.")
     sources: dict[Path, set[str]] = {}
     for file in found:
-        if file.parent.name in SPLITS:
-            sources.setdefault(file.parent.parent, set()).add(file.parent.name)
+        if own := _split(file):
+            sources.setdefault(place(file).parent.parent, set()).add(own)
     kept = []
     for file in found:
-        if file.parent.name in SPLITS:
-            there = sources[file.parent.parent]
+        if own := _split(file):
+            there = sources[place(file).parent.parent]
             wanted = split or next(name for name in ("test", *SPLITS) if name in there)
-            if file.parent.name != wanted:
+            if own != wanted:
                 continue
         kept.append(file)
     return kept
 
 
+def _split(file: Path) -> str:
+    """The split of Paloma's layout that a file is of, "" for one that lies elsewhere."""
+    name = place(file).parent.name
+    return name if name in SPLITS else ""
+
+
 def _sources(files: Sequence[Path]) -> dict[Path, str]:
     """The source of each file: its stem, or in Paloma's layout the folder. Where a stem is in several folders
     (web/part-0, wiki/part-0), files of those folders are called after the folder, by as much of its path as tells
-    them apart."""
-    plain = [file for file in files if file.parent.name not in SPLITS]
+    them apart; so is a source folder whose name another has."""
+    plain = [file for file in files if not _split(file)]
     homes: dict[str, set[Path]] = {}
     for file in plain:
-        homes.setdefault(_stem(file), set()).add(file.parent.absolute())
+        homes.setdefault(_stem(file), set()).add(place(file).parent)
     shared = {home for several in homes.values() if len(several) > 1 for home in several}
     depth = 1
     while len({home.parts[-depth:] for home in shared}) < len(shared):
         depth += 1
-    named = {file: file.parent.parent.name for file in files}
+    named = {}
     for file in plain:
-        home = file.parent.absolute()
+        home = place(file).parent
         named[file] = "/".join(home.parts[-depth:]) if home in shared else _stem(file)
-    return named
+    folders = {file: place(file).parent.parent for file in files if _split(file)}
+    called = apart(list(dict.fromkeys(folders.values())), frozenset(named.values()))
+    return named | {file: called[folder] for file, folder in folders.items()}
 
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(path.suffix) if path.name.endswith(".txt") else path.name.split(".json")[0]
 
 
-def _read(path: Path, source: str) -> Iterator[Text]:
-    paloma = path.parent.name in SPLITS
-    if path.suffix == ".txt":
+def _digest(path: Path) -> str:
+    try:
+        return artifact.digest_file(path)
+    except OSError as error:
+        raise LoomError(f"{path} cannot be read: {error}.") from None
+
+
+def _read(file: TextFile) -> Reading:
+    if file.path.suffix == ".txt":
         try:
-            text = path.read_text(encoding="utf-8")
+            text = file.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise LoomError(f"{path} cannot be read as UTF-8 text: {error}.") from None
-        if text.strip():
-            yield Text(path.name, source, source, text)
-        return
-    for number, line in _lines(path):
+            raise LoomError(f"{file.path} cannot be read as UTF-8 text: {error}.") from None
+        whole = (Text(file.path.name, file.source, file.source, text),) if text.strip() else ()
+        return Reading(file, whole, 1 - len(whole))
+    texts = []
+    empty = 0
+    for number, line in _lines(file.path):
         try:
             row = orjson.loads(line)
             text = row["text"]
@@ -195,11 +258,16 @@ def _read(path: Path, source: str) -> Iterator[Text]:
                 raise TypeError("text is not a string")
         except (ValueError, KeyError, TypeError) as error:
             raise LoomError(
-                f"{path}:{number} is not a document ({error!r}); a line needs a `text`."
+                f"{file.path}:{number} is not a document ({error!r}); a line needs a `text`."
             ) from None
-        if text:
-            domain = str(row.get("subdomain") or source) if paloma else source
-            yield Text(str(row.get("id", f"{path.name}:{number}")), source, domain, text)
+        if not text:
+            empty += 1
+            continue
+        domain = str(row.get("subdomain") or file.source) if file.split else file.source
+        identity = row.get("id")
+        name = f"{file.path.name}:{number}" if identity is None else str(identity)
+        texts.append(Text(name, file.source, domain, text))
+    return Reading(file, tuple(texts), empty)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from loom.tokens.tokenizer import Tokenizer
 from loom.train.callbacks import Evaluate
 from loom.train.config import RunConfig
 from loom.train.data import sources
+
+if TYPE_CHECKING:
+    from loom.evals.contamination import History
+    from loom.evals.sources import Sources
 
 # Key in the table, task, metric of its results, whether more is better.
 FIGURES = (
@@ -120,7 +124,8 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
     """
     from loom.evals.contamination import History
     from loom.evals.inloop import InLoop
-    from loom.evals.text import is_token_folder, read_texts, text_documents, text_files, token_documents
+    from loom.evals.sources import find_sources, read_sources
+    from loom.evals.text import token_documents
     from loom.tasks import data, registry
 
     wanted = config.eval
@@ -150,14 +155,10 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
             console.warn(f"{task.name} is not measured in the loop: its rows are in what is trained on.")
         else:
             items[task.name] = list(loaded.items)
-    texts: list[Document] = []
-    for path in map(Path, wanted.text):
-        if is_token_folder(path):
-            tokenizer.check(artifact.load(path, "tokens").facts["tokens"], str(path))
-            texts += _some(token_documents(path), tokenizer, most)
-            continue
-        files = [file for file in text_files([path]) if not _trained_on(file, histories)]
-        texts += _some(text_documents(list(read_texts(files)), tokenizer), tokenizer, most) if files else []
+    found = _not_trained_on(find_sources([Path(path) for path in wanted.text]), held, histories)
+    read = read_sources(found)
+    read.check(tokenizer)
+    texts = _some(read.documents(tokenizer), tokenizer, most)
     if not documents and not items and not texts:
         return None
     made: list[InLoop] = []
@@ -179,18 +180,32 @@ def _held_out(tokens: Path) -> bool:
     return manifest.exists() if url is None else exists(url)
 
 
-def _trained_on(file: Path, histories: Sequence[Any]) -> bool:
-    """Whether a text is part of what is trained on; that nobody took it out is said too."""
-    digest = artifact.digest_file(file)
-    if any(digest in history.files for history in histories):
-        console.warn(f"{file} is not measured in the loop: it is in what is trained on.")
-        return True
-    if not any(digest in history.against for history in histories):
+def _not_trained_on(found: Sources, held: Sequence[Path], histories: Sequence[History]) -> Sources:
+    """The sources of text that are not trained on, nor held out and so measured already; what is left out is said,
+    and that nobody took a text out of what is trained on."""
+    from loom.evals.sources import trained_on
+
+    seen = trained_on(found, histories)
+    for name, where in seen.items():
+        files = [str(file.path) for file in found.files if file.source == name]
         console.warn(
-            f"what is trained on was not decontaminated against {file}, as far as manifests say: pages that "
-            f"both hold would flatter its figure (loom decontaminate --against)."
+            f"{', '.join(files) or name} is not measured in the loop: it is in what is trained on ({where.where})."
         )
-    return False
+    already = [
+        folder for folder in found.folders if folder.path.resolve() in [path.resolve() for path in held]
+    ]
+    for folder in already:
+        console.warn(
+            f"{folder.path} is held out of what is trained on: it is in eval/validation, and not twice."
+        )
+    kept = found.without({*seen, *(name for folder in already for name in folder.names.values())})
+    for file in kept.files:
+        if not any(file.digest in history.against for history in histories):
+            console.warn(
+                f"what is trained on was not decontaminated against {file.path}, as far as manifests say: pages that "
+                f"both hold would flatter its figure (loom decontaminate --against)."
+            )
+    return kept
 
 
 def evaluate_model(model: Path, questions: Path, out: Path) -> Artifact:
@@ -226,7 +241,7 @@ def measure_text(model: Path, tokens: Path, out: Path) -> Artifact:
         )
     by_source = perplexity.by(scores, "source")
     results = {name: perplexity.summary(group) for name, group in sorted(by_source.items())}
-    body = {"results": results | {"all": perplexity.summary(scores)}, **baselines(tokens)}
+    body = {"results": results | {"all": perplexity.summary(scores)}, "tasks": {}, **baselines(tokens)}
     write_json(out / "results.json", clean(body))  # one document has no bootstrap error
     held = artifact.load(tokens / "heldout", "tokens")
     return artifact.commit(
