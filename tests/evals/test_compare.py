@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loom.cli import main
 from loom.errors import LoomError
-from loom.evals.compare import compare, difference, mcnemar
+from loom.evals.compare import compare
+from loom.evals.difference import Difference, difference, mcnemar, plain
 from tests.evals.conftest import rng
 
 
@@ -40,6 +42,7 @@ def test_a_difference_of_the_detectable_size_is_found_in_four_cases_of_five() ->
     draw = rng(6)
     first = difference("t", "v", np.zeros(400), draw.normal(0, 1, 400))
     shift = first.detectable
+    assert shift is not None
     found = [
         difference("t", "v", np.zeros(400), draw.normal(shift, 1, 400), draws=500).clear for _ in range(100)
     ]
@@ -71,7 +74,7 @@ def test_other_rows_or_no_evaluation_are_refused(tmp_path: Path) -> None:
         compare(a, b)
     with pytest.raises(LoomError, match="not an evaluation"):
         compare(a, tmp_path)
-    with pytest.raises(LoomError, match="no metric 'bpb'"):
+    with pytest.raises(LoomError, match="no metric 'bpb' by document: quiz has acc"):
         compare(a, write(tmp_path / "c", [1, 0]), ["bpb"])
 
 
@@ -126,13 +129,126 @@ def test_held_out_answers_and_pairs_are_compared_by_row(tmp_path: Path) -> None:
         compare(a, tuned("c", [8.0], [1], digest="other"))
 
 
+def text(
+    folder: Path,
+    nll: list[float],
+    ids: list[str] | None = None,
+    size: int = 10,
+    digest: str | None = "d",
+    source: str = "web",
+) -> Path:
+    """Text beside the tasks of an evaluation."""
+    body = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(
+        json.dumps({**body, "text": [{"path": f"{source}.jsonl", "source": source, "digest": digest}]})
+    )
+    names = ids or [f"x:{i}" for i in range(len(nll))]
+    line = {"source": source, "domain": source, "end": 1.0, "tokens": 4, "bytes": size}
+    rows = [{**line, "id": name, "nll": value} for name, value in zip(names, nll, strict=True)]
+    (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
 def test_other_texts_under_one_name_are_refused(tmp_path: Path) -> None:
-    folders = [write(tmp_path / name, [1, 0]) for name in "abc"]
-    for folder, size in zip(folders, (10, 10, 11), strict=True):
-        body = json.loads((folder / "results.json").read_text())
-        (folder / "results.json").write_text(json.dumps({**body, "text": [{"path": "web.jsonl"}]}))
-        line = {"id": "x:1", "source": "web", "domain": "web", "nll": 7.0, "end": 1.0, "tokens": 4}
-        (folder / "text.jsonl").write_text(json.dumps({**line, "bytes": size}) + "\n")
-    assert [item.task for item in compare(folders[0], folders[1])] == ["quiz", "web"]
-    with pytest.raises(LoomError, match="different texts under the name 'x:1' of 'web'"):
-        compare(folders[0], folders[2])
+    """By their documents' lengths, and by the files' digests where these are equal."""
+    a, b, longer, other = (write(tmp_path / name, [1, 0]) for name in "abcd")
+    for folder, size, digest in ((a, 10, "d"), (b, 10, "d"), (longer, 11, "d"), (other, 10, "e")):
+        text(folder, [7.0, 6.0], size=size, digest=digest)
+    assert [item.task for item in compare(a, b)] == ["quiz", "web"]
+    with pytest.raises(LoomError, match="different texts under the name 'x:0' of 'web'"):
+        compare(a, longer)
+    with pytest.raises(LoomError, match="different texts under the name 'web'"):
+        compare(a, other)
+
+
+def test_documents_of_one_id_are_not_taken_for_one(tmp_path: Path) -> None:
+    folders = [write(tmp_path / name, [1, 0]) for name in "ab"]
+    for folder, bits in zip(folders, (1.0, 2.0), strict=True):
+        text(folder, [bits * value for value in range(1, 9)], ids=["same"] * 8)
+    found = compare(*folders)[1]
+    assert (found.task, found.n, found.a) == ("web", 8, pytest.approx(36 / 80 / math.log(2)))
+    for folder in folders:
+        lines = [{"doc_id": 0, "values": {"acc": float(i % 2)}} for i in range(8)]
+        (folder / "quiz.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert compare(*folders)[0].n == 8
+
+
+def test_one_document_shows_no_difference(tmp_path: Path) -> None:
+    """Of a task, of text and of held-out rows: no interval, no error, nothing clear."""
+    folders = [write(tmp_path / name, [value]) for name, value in (("a", 0.0), ("b", 1.0))]
+    for folder, nll in zip(folders, (9.0, 3.0), strict=True):
+        text(folder, [nll])
+        held_out(folder, [nll])
+    found = compare(*folders)
+    assert [item.task for item in found] == ["quiz", "answers", "web"]
+    for item in found:
+        assert item.n == 1 and item.difference != 0 and not item.clear
+        assert item.low is item.high is item.stderr is item.detectable is None
+    assert not any(item["clear"] for item in plain(found))
+    json.dumps(plain(found), allow_nan=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *map(str, folders), "--json"])
+    assert ended.value.code in (0, None)
+
+
+def held_out(folder: Path, nll: list[float], sizes: list[int] | None = None) -> Path:
+    body = json.loads((folder / "results.json").read_text())
+    body["tasks"]["answers"] = {"headline": "bits_per_byte", "digest": "one"}
+    (folder / "results.json").write_text(json.dumps(body))
+    rows = [
+        {"id": f"x{i}", "nll": value, "bytes": size}
+        for i, (value, size) in enumerate(zip(nll, sizes or [10] * len(nll), strict=True))
+    ]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def heard(
+    a: Path, b: Path, capsys: pytest.CaptureFixture[str], *metrics: str
+) -> tuple[list[Difference], str]:
+    capsys.readouterr()
+    found = compare(a, b, metrics)
+    said = capsys.readouterr()  # to standard error, after a test with --json
+    return found, " ".join((said.out + said.err).split())
+
+
+def test_documents_that_only_one_has_are_counted_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first three of five rows, as of --limit 3; and answers that a shorter context cut."""
+    a = held_out(write(tmp_path / "a", [1, 0, 1]), [7.0, 8.0, 9.0], [10, 20, 30])
+    b = held_out(write(tmp_path / "b", [1, 0, 0, 1, 1]), [7.0, 8.0, 5.0], [10, 20, 15])
+    found, said = heard(a, b, capsys)
+    assert [(item.n_a, item.n_b, item.n) for item in found] == [(3, 5, 3), (3, 3, 2)]
+    assert "quiz: 3 documents of A, 5 of B, compared on 3" in said
+    assert "answers: 1 of 3 documents are left out, they are longer on one side" in said
+    found, said = heard(a, a, capsys)
+    assert len(found) == 2 and "compared on" not in said and "only in" not in said
+
+
+def test_what_only_one_has_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = text(write(tmp_path / "a", [1, 0, 1]), [7.0, 8.0], source="web")
+    b = text(held_out(write(tmp_path / "b", [1, 0, 0]), [7.0]), [7.0, 8.0], source="wiki")
+    found, said = heard(a, b, capsys)
+    assert [item.task for item in found] == ["quiz"]
+    assert "only in A, not compared: web" in said and "only in B, not compared: answers, wiki" in said
+
+
+def test_an_unknown_metric_is_named_and_a_task_without_a_known_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = (held_out(write(tmp_path / name, [1, 0, 1]), [7.0, 8.0, 9.0]) for name in "ab")
+    with pytest.raises(
+        LoomError, match="no metric 'acc_nrm' by document: quiz has acc; answers has bits_per_byte"
+    ):
+        compare(a, b, ["acc", "acc_nrm"])
+    found, said = heard(a, b, capsys, "acc")
+    assert [item.task for item in found] == ["quiz"]
+    assert "answers has no acc by document" in said
+
+
+def test_nothing_is_detectable_where_no_document_differs() -> None:
+    """An error of 0 from no discordant document is no promise that any difference would be seen."""
+    same = np.array([0.0, 1.0, 1.0, 0.0, 1.0])
+    found = difference("t", "acc", same, same)
+    assert (found.stderr, found.detectable, found.clear) == (0.0, None, False)

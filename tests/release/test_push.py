@@ -123,7 +123,7 @@ def test_a_card_made_afterwards_is_sent(make_checkpoint: Make, tmp_path: Path, h
     made = export(source, tmp_path / "export")
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "results.json").write_text(
-        json.dumps({"results": {"docs": {"accuracy": 0.4321, "n": 4}}})
+        json.dumps({"results": {"docs": {"accuracy": 0.4321, "n": 4}}, "tasks": {}})
     )
     card = made.path / "README.md"
     assert "loom card` adds" in card.read_text()

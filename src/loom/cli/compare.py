@@ -20,7 +20,8 @@ def run(
 
     Example: loom compare runs/quickstart/eval/base runs/quickstart/eval/sft
     """
-    from loom.evals.compare import compare, plain
+    from loom.evals.compare import compare
+    from loom.evals.difference import plain
 
     found = compare(a, b, tuple(filter(None, metrics.split(","))))
     console.table(
@@ -31,11 +32,11 @@ def run(
                 item.task,
                 item.metric,
                 item.n,
-                *(round(value, 4) for value in (item.a, item.b, item.difference, item.low, item.high)),
+                *map(_short, (item.a, item.b, item.difference, item.low, item.high)),
                 item.only_a,
                 item.only_b,
                 item.p,
-                round(item.detectable, 4),
+                _short(item.detectable),
             ]
             for item in found
         ],
@@ -43,3 +44,7 @@ def run(
     )
     console.say("detectable: the difference that this many documents show in four cases of five.")
     return {"comparisons": plain(found)}
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,23 +36,13 @@ def run(
         label, equals, folders = word.partition("=")
         if not equals or not folders:
             raise LoomError(f"{word!r} is not LABEL=DIR: name each model and the --out of its evaluation.")
+        if label in places:
+            raise LoomError(f"{label} is named twice: runs that differ by their seed are {label}=DIR,DIR.")
         places[label] = [Path(folder) for folder in folders.split(",")]
     given = {label: [beside.read(folder) for folder in of] for label, of in places.items()}
     lines, labels = beside.table(given, places), list(given)
-    steps = list(pairwise(labels))
-    console.table(
-        "Before and after",
-        ["", "n", *labels, *(f"{after} vs {before}" for before, after in steps)],
-        [
-            [
-                line.name,
-                line.n,
-                *(str(line.cells.get(label, "-")) for label in labels),
-                *(beside.verdict(line, *step) for step in steps),
-            ]
-            for line in lines
-        ],
-    )
+    shown = ("", *beside.rows(lines, labels))
+    console.table("Before and after", *shown[1:])
     each = {
         label if len(bodies) == 1 else f"{label} {number}": body
         for label, bodies in given.items()
@@ -64,7 +53,7 @@ def run(
         console.table(title, columns, rows)
     body = {"models": labels, "lines": beside.plain(lines, labels)}
     if out is not None:
-        text = beside.markdown(lines, labels, others).encode()
+        text = beside.markdown([shown, *others]).encode()
         with atomic_write(out) as stream:
             stream.write(orjson.dumps(body, option=orjson.OPT_INDENT_2) if out.suffix == ".json" else text)
         console.say(f"Written to {out}")

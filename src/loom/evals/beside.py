@@ -3,7 +3,8 @@
 A model may stand for several runs that differ by their seed. A cell is then their mean, `±` the mean
 standard error (over documents, which all runs share, so that more runs do not lower it), and `sd` the
 sample standard deviation over the runs. A figure within two standard errors of what guessing gives is
-marked `chance`. Two models are told apart by the differences of the documents that both read.
+marked `chance`. Two models are told apart by the differences of the documents that both read; where they did not
+read the same, they are not.
 """
 
 from __future__ import annotations
@@ -16,37 +17,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import orjson
+from loom.evals import paired, same
+from loom.evals.figures import Figure, figures
+from loom.evals.paired import Parts
+from loom.evals.perplexity import DocumentScore
+from loom.evals.stored import TEXT, has_rows, has_text, read_results, read_rows, read_scores
 
-from loom.errors import LoomError
-from loom.evals import paired
-
-# Task, metric, what it is called, whether more is better; shown where any model has it.
-SHOWN = (
-    ("mmlu", "acc", "MMLU accuracy", True),
-    ("mmlu:5shot", "acc", "MMLU accuracy, 5 shots", True),
-    ("truthfulqa_mc1", "acc", "TruthfulQA MC1", True),
-    ("truthfulqa_mc2", "mc2", "TruthfulQA MC2", True),
-    ("preferences", "acc", "held-out pairs: accuracy, summed", True),
-    ("preferences", "acc_token", "held-out pairs: accuracy, a token", True),
-    ("preferences", "margin", "held-out pairs: margin, nats", True),
-    ("answers", "bits_per_byte", "held-out answers: bits per byte", False),
-    ("instructions", "stop_rate", "held-out prompts: answers that end", True),
-    ("instructions", "repeating", "held-out prompts: answers that repeat", False),
-    ("instructions", "tokens", "held-out prompts: tokens an answer", None),
-    ("probes", "followed", "instruction probes followed", True),
-    ("all", "bits_per_byte", "pretraining text: bits per byte", False),
-)
+OTHER = "other rows"  # the verdict on models that did not read the same
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one model; `runs` values stand behind it."""
+    """One figure of one model; `runs` values stand behind it, each of `n` documents."""
 
     value: float
     stderr: float | None
     deviation: float | None
-    n: int
+    n: tuple[int, ...]
+    """The number of documents; of runs that differ in it, each."""
     runs: int
     chance: bool
 
@@ -64,19 +52,48 @@ class Line:
     name: str
     better: bool | None
     """Whether more is better; None where neither is."""
-    n: int
     cells: dict[str, Cell | str]
     paired: dict[tuple[str, str], float] = field(default_factory=dict)
     """The standard error of the difference of two neighbours, by document; where rows were found."""
+    other: frozenset[tuple[str, str]] = frozenset()
+    """The neighbours that did not read the same documents."""
+
+    @property
+    def n(self) -> int | None:
+        """Documents; None where the models' differ."""
+        counts = {n for cell in self.cells.values() if isinstance(cell, Cell) for n in cell.n}
+        return next(iter(counts), 0) if len(counts) < 2 else None
+
+    def shown(self, label: str) -> str | None:
+        """A cell as people read it, with its n where the line has none."""
+        cell = self.cells.get(label)
+        if not isinstance(cell, Cell) or self.n is not None:
+            return None if cell is None else str(cell)
+        return f"{cell}, n {', '.join(f'{n:,}' for n in cell.n)}"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One evaluation; with its folder the rows behind its figures too."""
+
+    body: Mapping[str, Any]
+    folder: Path | None
+    texts: Mapping[str, list[DocumentScore]]
+    """Measured documents behind each figure of text."""
+
+    def parts(self, figure: Figure) -> Parts:
+        """By document; empty where the folder does not have them."""
+        if figure.text:
+            return paired.text_parts(self.texts.get(figure.task.removeprefix("text:"), []))
+        if self.folder is None or not has_rows(self.body, self.folder, figure.task):
+            return {}
+        rows = list(read_rows(self.folder / f"{figure.task}.jsonl"))
+        return paired.task_parts(rows, figure.metric)
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The `results.json` of an evaluation. Raises `LoomError` where there is none."""
-    try:
-        body: dict[str, Any] = orjson.loads((folder / "results.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise LoomError(f"{folder} holds no results.json ({error}): name the --out of `loom eval`.") from None
-    return body
+    return read_results(folder)
 
 
 def table(
@@ -84,101 +101,66 @@ def table(
 ) -> list[Line]:
     """A line a figure that any of the models has. `models` gives each label its `results.json` bodies, `folders`
     where they and the rows behind them lie."""
-    shown = [*SHOWN, *_ranked(models), *_others(models), *_texts(models)]
-    lines = []
-    for task, metric, name, better in shown:
-        cells: dict[str, Cell | str] = {}
-        for label, bodies in models.items():
-            if (cell := _cell([body["results"].get(task) for body in bodies], metric)) is not None:
-                cells[label] = cell
-        if cells:
-            n = max((cell.n for cell in cells.values() if isinstance(cell, Cell)), default=0)
-            apart = {} if folders is None else _paired(models, folders, task, metric)
-            lines.append(Line(name, better, n, cells, apart))
-    return lines
-
-
-def _paired(
-    models: Mapping[str, Sequence[Mapping[str, Any]]],
-    folders: Mapping[str, Sequence[Path]],
-    task: str,
-    metric: str,
-) -> dict[tuple[str, str], float]:
-    """Of each model and the one before it, the error of their difference by document."""
-    rows = {
+    runs = {
         label: [
-            paired.parts(folder, body["results"], task, metric)
-            for folder, body in zip(folders[label], bodies, strict=True)
+            _run(body, None if folders is None else folders[label][number])
+            for number, body in enumerate(bodies)
         ]
         for label, bodies in models.items()
     }
-    found = {}
-    for before, after in pairwise(models):
-        read = [
-            [facts.get("digest"), *(file["digest"] for file in facts.get("files", ()))]
+    lines = []
+    for figure in figures(body for bodies in models.values() for body in bodies):
+        cells: dict[str, Cell | str] = {}
+        for label, bodies in models.items():
+            if (cell := _cell([figure.result(body) for body in bodies], figure.metric)) is not None:
+                cells[label] = cell
+        if cells:
+            lines.append(Line(figure.name, figure.better, cells, *_told_apart(figure, runs, cells)))
+    return lines
+
+
+def _run(body: Mapping[str, Any], folder: Path | None) -> _Run:
+    texts: dict[str, list[DocumentScore]] = {}
+    if folder is not None and has_text(body, folder):
+        texts = paired.text_groups(read_scores(folder / TEXT))
+    return _Run(body, folder, texts)
+
+
+def _told_apart(
+    figure: Figure, runs: Mapping[str, Sequence[_Run]], cells: Mapping[str, Cell | str]
+) -> tuple[dict[tuple[str, str], float], frozenset[tuple[str, str]]]:
+    """Of each model and the one before it, the error of their difference by document; and which of them did not
+    read the same."""
+    found, other = {}, set()
+    parts = {label: [run.parts(figure) for run in of] for label, of in runs.items()}
+    for before, after in pairwise(runs):
+        if not isinstance(cells.get(before), Cell) or not isinstance(cells.get(after), Cell):
+            continue
+        each = [
+            (run, of)
             for label in (before, after)
-            for facts in (body["tasks"].get(task, {}) for body in models[label])
+            for run, of in zip(runs[label], parts[label], strict=True)
+            if figure.result(run.body) is not None
         ]
-        error = paired.error(rows[before], rows[after])
-        if error is not None and all(files == read[0] for files in read):
+        if any(_differ(figure, *each[0], *one) for one in each[1:]):
+            other.add((before, after))
+        elif (error := paired.error(parts[before], parts[after])) is not None:
             found[before, after] = error
-    return found
+    return found, frozenset(other)
 
 
-def _ranked(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, str, bool | None]]:
-    """Every other task that has rows, by its headline metric, with the split that was read; those of one protocol
-    together."""
-    found: dict[str, tuple[str, str]] = {}
-    known = {task for task, *_ in SHOWN}
-    for bodies in models.values():
-        for body in bodies:
-            for task, facts in body["tasks"].items():
-                if task not in known and ("files" in facts or "seen" in facts) and "prompts" not in facts:
-                    splits = dict.fromkeys(file.get("split", "") for file in facts.get("files", ()))
-                    found[task] = facts["headline"], "/".join(filter(None, splits))
-    return [
-        (
-            task,
-            metric,
-            f"{task} {metric}{f' ({split})' if split else ''}",
-            metric not in ("bits_per_byte", "bpb"),
-        )
-        for task, (metric, split) in sorted(found.items(), key=lambda one: one[0].partition(":")[2])
-    ]
-
-
-def _others(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, str, bool | None]]:
-    """Written evaluations: by the name of whoever judged, or `refused`."""
-    found: dict[tuple[str, str], None] = {}
-    for bodies in models.values():
-        for body in bodies:
-            for task in ("alpaca_eval", "toxigen", "truthfulqa_gen"):
-                result = body["results"].get(task, {})
-                headline = body["tasks"].get(task, {}).get("headline", "n")
-                if "refused" in result or headline != "n":
-                    found[task, headline] = None
-    judged = {task for task, headline in found if headline != "n"}
-    return [
-        (
-            task,
-            headline,
-            f"{task} {headline}" if headline != "n" else task,
-            "tox" not in task,  # a win rate and a share of true answers: more is better; of toxic ones, less
-        )
-        for task, headline in found
-        if headline != "n" or task not in judged
-    ]
-
-
-def _texts(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str, str, bool | None]]:
-    names = dict.fromkeys(
-        name
-        for bodies in models.values()
-        for body in bodies
-        for name, result in body["results"].items()
-        if "bytes" in result and name != "all"
-    )
-    return [(name, "bits_per_byte", f"{name}: bits per byte", False) for name in names]
+def _differ(figure: Figure, one: _Run, first: Parts, two: _Run, second: Parts) -> bool:
+    """Whether a figure of two evaluations is of other files or other documents, as far as they say."""
+    a, b = figure.result(one.body), figure.result(two.body)
+    assert a is not None and b is not None
+    if any(a.get(name) != b.get(name) for name in (("n", "bytes") if figure.text else ("n",))):
+        return True
+    if first and second and not paired.alike(first, second):
+        return True
+    if not figure.text:
+        return same.other_rows(one.body, two.body, figure.task) is not None
+    sources = {key[0] for key in first} or {figure.task}
+    return bool(same.other_texts(one.body, two.body, sources))
 
 
 def _cell(results: Sequence[Mapping[str, Any] | None], metric: str) -> Cell | str | None:
@@ -196,7 +178,7 @@ def _cell(results: Sequence[Mapping[str, Any] | None], metric: str) -> Cell | st
         value,
         stderr,
         statistics.stdev(values) if len(values) > 1 else None,
-        int(kept[0]["n"]),
+        tuple(dict.fromkeys(int(result.get("judged", result["n"])) for result in kept)),
         len(values),
         guess is not None and stderr is not None and abs(value - guess) < 2 * max(stderr, 1e-12),
     )
@@ -204,38 +186,54 @@ def _cell(results: Sequence[Mapping[str, Any] | None], metric: str) -> Cell | st
 
 def verdict(line: Line, before: str, after: str) -> str:
     """better, worse or same: whether the difference is over two of its standard errors, seeds included. Where
-    documents cannot be paired errors are taken for independent, which errs on the side of `same`."""
+    documents cannot be paired errors are taken for independent, which errs on the side of `same`; where one of those
+    is not known, nothing is said. `other rows` where the two did not read the same."""
     one, two = line.cells.get(before), line.cells.get(after)
     if not isinstance(one, Cell) or not isinstance(two, Cell) or line.better is None:
         return ""
+    if (before, after) in line.other:
+        return OTHER
     error = line.paired.get((before, after))
-    documents = [cell.stderr or 0.0 for cell in (one, two)] if error is None else [error]
+    documents = [error] if error is not None else [cell.stderr for cell in (one, two)]
+    known = [value for value in documents if value is not None]
+    if len(known) < len(documents):
+        return ""
     seeds = [(cell.deviation or 0.0) / math.sqrt(cell.runs) for cell in (one, two)]
     apart = two.value - one.value
-    if abs(apart) <= 2 * math.hypot(*documents, *seeds):
+    if abs(apart) <= 2 * math.hypot(*known, *seeds):
         return "same"
     return "better" if (apart > 0) == line.better else "worse"
 
 
-def markdown(
-    lines: Sequence[Line],
-    labels: Sequence[str],
-    published: Sequence[tuple[str, list[str], list[list[Any]]]] = (),
-) -> str:
-    """The table as Markdown; each model is judged against the one before it. `published` tables follow."""
+def rows(lines: Sequence[Line], labels: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows; each model is judged against the one before it."""
     steps = list(pairwise(labels))
-    header = ["", "n", *labels, *(f"{after} against {before}" for before, after in steps)]
-    rows = [header, ["---"] * len(header)]
-    for line in lines:
-        arrow = {True: " ↑", False: " ↓", None: ""}[line.better]
-        cells = [str(line.cells.get(label, "–")) for label in labels]
-        rows.append([line.name + arrow, f"{line.n:,}", *cells, *(verdict(line, *step) for step in steps)])
-    text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-    for title, columns, others in published:
-        rows = [list(columns), ["---"] * len(columns)]
-        rows += [["–" if cell is None else str(cell) for cell in row] for row in others]
-        text += f"\n{title}:\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-    return text
+    columns = ["", "n", *labels, *(f"{after} against {before}" for before, after in steps)]
+    return columns, [
+        [
+            line.name + {True: " ↑", False: " ↓", None: ""}[line.better],
+            "differs" if line.n is None else line.n,
+            *(line.shown(label) for label in labels),
+            *(verdict(line, *step) for step in steps),
+        ]
+        for line in lines
+    ]
+
+
+def markdown(tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]]) -> str:
+    """Tables of (title, columns, rows) as Markdown, one below the other; a title may be empty."""
+    texts = []
+    for title, columns, of in tables:
+        written = [columns, ["---"] * len(columns), *([_word(cell) for cell in row] for row in of)]
+        body = "\n".join("| " + " | ".join(row) + " |" for row in written)
+        texts.append(f"{title}:\n\n{body}\n" if title else f"{body}\n")
+    return "\n".join(texts)
+
+
+def _word(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
 def plain(lines: Sequence[Line], labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -245,7 +243,12 @@ def plain(lines: Sequence[Line], labels: Sequence[str]) -> list[dict[str, Any]]:
             "name": line.name,
             "more_is_better": line.better,
             "n": line.n,
-            **{label: vars(cell) if isinstance(cell, Cell) else cell for label, cell in line.cells.items()},
+            **{
+                label: vars(cell) | {"n": cell.n[0] if len(cell.n) == 1 else list(cell.n)}
+                if isinstance(cell, Cell)
+                else cell
+                for label, cell in line.cells.items()
+            },
             "verdicts": {after: verdict(line, before, after) for before, after in pairwise(labels)},
         }
         for line in lines

@@ -7,270 +7,169 @@ difference that this many documents would have shown.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
-from numpy.typing import NDArray
 
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals import paired
-from loom.evals.scorer import Floats
+from loom.evals import same
+from loom.evals.difference import Difference, difference, ratio
+from loom.evals.paired import Key, Parts, task_metrics, task_parts, text_parts
+from loom.evals.perplexity import DocumentScore, by
+from loom.evals.stored import TEXT, Row, few, has_rows, has_text, read_results, read_rows, read_scores
 
-DRAWS = 10_000
-POWER = 1.959964 + 0.841621  # normal quantiles: two-sided 5 %, power 80 %
+BITS = "bits_per_byte"
 
 
 @dataclass(frozen=True)
-class Difference:
-    """B minus A on the documents that both have.
+class _Side:
+    """One evaluation: its `results.json`, and the rows behind it as they are asked for."""
 
-    `low` and `high` bound the 95 % interval of the paired bootstrap. `detectable` is the difference that
-    a test of this size finds four times in five at the 5 % level. `only_a`, `only_b` count documents where
-    only one is right and `p` is McNemar's; they are None for what is not right or wrong.
-    """
+    folder: Path
+    body: Mapping[str, Any]
 
-    task: str
-    metric: str
-    n: int
-    a: float
-    b: float
-    difference: float
-    stderr: float
-    low: float
-    high: float
-    detectable: float
-    only_a: int | None = None
-    only_b: int | None = None
-    p: float | None = None
+    def has_rows(self, task: str) -> bool:
+        return has_rows(self.body, self.folder, task)
 
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+    def rows(self, task: str) -> list[Row]:
+        return list(read_rows(self.folder / f"{task}.jsonl"))
+
+    def sources(self) -> dict[str, list[DocumentScore]]:
+        """Measured documents by source."""
+        if not has_text(self.body, self.folder):
+            return {}
+        return by(read_scores(self.folder / TEXT), "source")
 
 
 def compare(a: Path, b: Path, metrics: Sequence[str] = (), seed: int = 0) -> list[Difference]:
-    """Every task that both folders have by row, by its headline metric (or the `metrics` named), and text.
+    """Every task that both folders have by row, by its headline metric (or the `metrics` named), and text by source.
 
     So too the held-out answers, pairs and prompts of an evaluation of tuned models. What has no rows (a refused
-    task, judged answers, the better of two forms) is left out, and that is said.
-    Raises `LoomError` if a folder is no evaluation, if they share no task, or if a task's rows differ.
+    task, judged answers, the better of two forms) is left out, and that is said; so is what only one has, and how
+    many documents either has where they are not the same.
+    Raises `LoomError` if a folder is no evaluation, if they share nothing, if a task's rows or a text differ, and
+    for a metric that no task has.
     """
-    left, right = read_results(a), read_results(b)
-    shared = [name for name in left["tasks"] if name in right["tasks"]]
-    rows = [name for name in shared if all(_has_rows(*side, name) for side in ((left, a), (right, b)))]
-    tuned = [
-        item for name in shared if name not in rows for item in _tuned(name, left, right, a, b, metrics, seed)
-    ]
-    told = {*rows, *(item.task for item in tuned)}
-    if others := [name for name in shared if name not in told]:
-        console.say(f"not compared row by row: {', '.join(others)}")
+    left, right = (_Side(folder, read_results(folder)) for folder in (a, b))
+    shared = [task for task in left.body["tasks"] if task in right.body["tasks"]]
+    tasks = [task for task in shared if left.has_rows(task) and right.has_rows(task)]
+    for task in tasks:
+        if (why := same.other_rows(left.body, right.body, task)) is not None:
+            raise LoomError(
+                f"{a} and {b} evaluated {task} {why[0]}, so documents cannot be paired. Evaluate both {why[1]}."
+            )
+    rows = {task: (left.rows(task), right.rows(task)) for task in tasks}
+    texts = left.sources(), right.sources()
+    _check_metrics(metrics, rows, any(texts))
+    others = [task for task in shared if task not in tasks]
+    notes = [f"not compared row by row: {', '.join(others)}"] if others else []
     result: list[Difference] = []
-    for name in rows:
-        _same_rows(name, left, right, a, b)
-        first, second = read_lines(a, name), read_lines(b, name)
-        headline = left["tasks"][name]["headline"]
-        for metric in metrics or _measured(headline, first):
-            result.append(_paired(name, metric, first, second, seed, a, b))
-    result += tuned
-    if all(has_text(*side) for side in ((left, a), (right, b))):
-        result += _compare_text(a, b, seed)
+    for task, of in rows.items():
+        found, more = _tasks(task, left.body["tasks"][task]["headline"], of, metrics, seed, (a, b))
+        result += found
+        notes += more
+    result += _texts(left, right, texts, seed)
+    notes += [
+        f"{item.task}: {item.n_a:,} documents of A, {item.n_b:,} of B, compared on {item.n:,}"
+        for item in result
+        if not item.n_a == item.n_b == item.n
+    ]
+    for name, side, text, other in (("A", left, *texts), ("B", right, *texts[::-1])):
+        alone = {*side.body["tasks"]} - {*shared} | text.keys() - other.keys()
+        notes += [f"only in {name}, not compared: {few(sorted(alone), 20)}"] if alone else []
     if not result:
         raise LoomError(f"{a} and {b} have no task in common: evaluate both on the same tasks first.")
+    for note in dict.fromkeys(notes):  # several metrics of a task say the same of it
+        console.say(note)
     return result
 
 
-def _has_rows(results: Mapping[str, Any], folder: Path, name: str) -> bool:
-    return "files" in results["tasks"][name] and (folder / f"{name}.jsonl").is_file()
+def _check_metrics(
+    metrics: Sequence[str], rows: Mapping[str, tuple[list[Row], list[Row]]], text: bool
+) -> None:
+    """Raise `LoomError` for a metric that nothing has by document."""
+    known = {
+        task: list(dict.fromkeys(name for side in of for name in task_metrics(side)))
+        for task, of in rows.items()
+    }
+    there = {name for names in known.values() for name in names} | ({BITS} if text else set())
+    if unknown := [name for name in metrics if name.removeprefix("macro_") not in there]:
+        told = "; ".join(f"{task} has {', '.join(names) or 'none'}" for task, names in known.items())
+        told = "; ".join(filter(None, (told, f"text has {BITS}" if text else "")))
+        raise LoomError(f"There is no metric {unknown[0]!r} by document: {told or 'no task has rows'}.")
 
 
-def has_text(results: Mapping[str, Any], folder: Path) -> bool:
-    """Whether this evaluation measured text: a text.jsonl that a killed one left says nothing of this model."""
-    return bool(results.get("text")) and (folder / "text.jsonl").is_file()
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """`results.json`. Raises `LoomError` if the folder is no evaluation."""
-    try:
-        body: dict[str, Any] = orjson.loads((folder / "results.json").read_bytes())
-        body["results"], body["tasks"]
-    except (OSError, ValueError, KeyError) as error:
-        raise LoomError(
-            f"{folder} is not an evaluation of Loom's ({error}); name the --out of `loom eval`."
-        ) from None
-    return body
-
-
-def read_lines(folder: Path, name: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """The rows of one task by (subject, doc_id)."""
-    lines = map(orjson.loads, (folder / f"{name}.jsonl").read_bytes().splitlines())
-    return {(line.get("subject", ""), line["doc_id"]): line for line in lines}
-
-
-def _same_rows(name: str, left: Mapping[str, Any], right: Mapping[str, Any], a: Path, b: Path) -> None:
-    digests = [[file["digest"] for file in side["tasks"][name]["files"]] for side in (left, right)]
-    if digests[0] != digests[1]:
-        raise LoomError(
-            f"{a} and {b} evaluated {name} on different rows (the files' digests differ), so documents "
-            f"cannot be paired. Evaluate both on the same --data."
-        )
-    shown = [
-        [file["digest"] for file in side["tasks"][name].get("example_files", ())] for side in (left, right)
-    ]
-    if shown[0] != shown[1]:
-        raise LoomError(
-            f"{a} and {b} showed {name} with different worked examples (the files' digests differ), so the difference "
-            f"is not the models' alone. Evaluate both on the same --data."
-        )
-
-
-def _measured(headline: str, lines: Mapping[Any, Mapping[str, Any]]) -> list[str]:
-    """The headline metric, or for one that is pooled the value each document has of it."""
-    headline = headline.removeprefix("macro_")  # a mean over subjects is over rows here
-    return ["bpb" if headline == "bits_per_byte" else headline] if lines else []
-
-
-def _paired(
-    name: str,
-    metric: str,
-    first: Mapping[tuple[str, int], Mapping[str, Any]],
-    second: Mapping[tuple[str, int], Mapping[str, Any]],
-    seed: int,
-    a: Path,
-    b: Path,
-) -> Difference:
-    keys = sorted(
-        key for key in first.keys() & second.keys() if first[key]["values"] and second[key]["values"]
-    )
-    try:
-        x = np.array([first[key]["values"][metric] for key in keys])
-        y = np.array([second[key]["values"][metric] for key in keys])
-    except KeyError:
-        known = ", ".join(next(iter(first.values()))["values"]) if first else "none"
-        raise LoomError(f"{name} has no metric {metric!r} by document; it has {known}.") from None
-    if not len(x):
-        raise LoomError(f"{a} and {b} share no scored document of {name}.")
-    return difference(name, metric, x, y, seed)
-
-
-def difference(task: str, metric: str, x: Floats, y: Floats, seed: int = 0, draws: int = DRAWS) -> Difference:
-    """The paired comparison of two columns [n] of values by document."""
-    n = len(x)
-    delta = y - x
-    error = float(delta.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    low, high = _bootstrap(delta, np.ones(n), seed, draws)
-    only_a = only_b = p = None
-    if set(np.unique(np.concatenate([x, y]))) <= {0.0, 1.0}:
-        only_a, only_b = int((delta < 0).sum()), int((delta > 0).sum())
-        p = mcnemar(only_a, only_b)
-    return Difference(
-        task,
-        metric,
-        n,
-        float(x.mean()),
-        float(y.mean()),
-        float(delta.mean()),
-        error,
-        low,
-        high,
-        POWER * error,
-        only_a,
-        only_b,
-        p,
-    )
-
-
-def _tuned(
-    name: str,
-    left: Mapping[str, Any],
-    right: Mapping[str, Any],
-    a: Path,
-    b: Path,
+def _tasks(
+    task: str,
+    headline: str,
+    rows: tuple[list[Row], list[Row]],
     metrics: Sequence[str],
     seed: int,
-) -> Iterator[Difference]:
-    """What was held out of a folder of `loom prepare`, where both evaluations have its rows."""
-    digests = [side["tasks"][name].get("digest") for side in (left, right)]
-    if None in digests:
-        return
-    if digests[0] != digests[1]:
-        raise LoomError(
-            f"{a} and {b} evaluated {name} on different held-out rows (their digests differ), so documents cannot be "
-            f"paired. Evaluate both on the same folders."
-        )
-    for metric in metrics or (left["tasks"][name]["headline"],):
-        first, second = (
-            paired.parts(folder, body["results"], name, metric) or {}
-            for folder, body in ((a, left), (b, right))
-        )
-        both = sorted(first.keys() & second.keys(), key=repr)
+    folders: tuple[Path, Path],
+) -> tuple[list[Difference], list[str]]:
+    """A task by its headline, or by those of the metrics that it has; and what was left out."""
+    there = {name for side in rows for name in task_metrics(side)}
+    if headline == BITS and BITS not in there:
+        headline = "bpb"  # what is pooled over a ranked task has this value by row
+    result, notes = [], []
+    for metric in (name.removeprefix("macro_") for name in metrics or (headline,)):
+        if metrics and metric not in there:
+            notes.append(f"{task} has no {metric} by document: not compared by it")
+            continue
+        first, second = (task_parts(side, metric) for side in rows)
+        both = [key for key in first if key in second]
         keys = [key for key in both if first[key][1] == second[key][1]]
-        x, y = (np.array([side[key][0] for key in keys]) for side in (first, second))
-        below = np.array([first[key][1] for key in keys])
-        if keys:
-            whole = bool((below == 1).all())
-            yield difference(name, metric, x, y, seed) if whole else _ratio(name, metric, x, y, below, seed)
+        if cut := len(both) - len(keys):
+            notes.append(
+                f"{task}: {cut:,} of {len(both):,} documents are left out, they are longer on one side than on the "
+                f"other (cut to another context)"
+            )
+        if not keys:
+            raise LoomError(f"{folders[0]} and {folders[1]} share no scored document of {task}.")
+        result.append(_pair(task, metric, first, second, keys, seed))
+    return result, notes
 
 
-def _ratio(task: str, metric: str, x: Floats, y: Floats, below: Floats, seed: int) -> Difference:
-    """The paired comparison of sum(x) / sum(below) and sum(y) / sum(below), by document."""
-    low, high = _bootstrap(y - x, below, seed)
-    error = (high - low) / (2 * 1.959964)
-    a, b = (float(side.sum() / below.sum()) for side in (x, y))
-    return Difference(task, metric, len(below), a, b, b - a, error, low, high, POWER * error)
-
-
-def _compare_text(a: Path, b: Path, seed: int) -> list[Difference]:
+def _texts(
+    left: _Side,
+    right: _Side,
+    texts: tuple[Mapping[str, list[DocumentScore]], Mapping[str, list[DocumentScore]]],
+    seed: int,
+) -> list[Difference]:
     """Bits per byte by source: ratios of sums, documents resampled together on both sides."""
-    sides = []
-    for folder in (a, b):
-        lines = map(orjson.loads, (folder / "text.jsonl").read_bytes().splitlines())
-        sides.append({(line["source"], line["domain"], line["id"]): line for line in lines})
-    keys = sorted(sides[0].keys() & sides[1].keys())
-    if unlike := next((key for key in keys if sides[0][key]["bytes"] != sides[1][key]["bytes"]), None):
+    shared = [source for source in texts[0] if source in texts[1]]
+    names = f"{left.folder} and {right.folder}"
+    if other := same.other_texts(left.body, right.body, shared):
         raise LoomError(
-            f"{a} and {b} hold different texts under the name {unlike[2]!r} of {unlike[0]!r}: evaluate both on the "
-            f"same text."
+            f"{names} measured different texts under the name {other[0]!r} (the files' digests differ): evaluate both "
+            f"on the same text."
         )
     result = []
-    for source in dict.fromkeys(key[0] for key in keys):
-        of = [key for key in keys if key[0] == source]
-        bits = [np.array([side[key]["nll"] for key in of]) / math.log(2) for side in sides]
-        size = np.array([sides[0][key]["bytes"] for key in of], dtype=np.float64)
-        if not size.sum():
-            continue
-        result.append(_ratio(source, "bits_per_byte", bits[0], bits[1], size, seed))
+    for source in shared:
+        first, second = (text_parts(side[source]) for side in texts)
+        keys = [key for key in first if key in second]
+        if unlike := next((key for key in keys if first[key][1] != second[key][1]), None):
+            raise LoomError(
+                f"{names} hold different texts under the name {unlike[2]!r} of {source!r}: evaluate both on the same "
+                f"text."
+            )
+        if not keys:
+            raise LoomError(
+                f"{names} share no document of {source!r}: evaluate both on the same text, the same split of it."
+            )
+        if any(first[key][1] for key in keys):
+            result.append(_pair(source, BITS, first, second, keys, seed))
     return result
 
 
-def _bootstrap(above: Floats, below: Floats, seed: int, draws: int = DRAWS) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantiles of sum(above) / sum(below) over resampled documents."""
-    n = len(above)
-    random = np.random.default_rng(seed)
-    ratios: list[NDArray[np.float64]] = []
-    step = max(1, 10_000_000 // n)
-    for start in range(0, draws, step):
-        counts = random.multinomial(n, np.full(n, 1 / n), min(step, draws - start))
-        ratios.append((counts @ above) / np.maximum(counts @ below, 1e-300))
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided exact p that of `only_a` + `only_b` fair coins so few fall on one side (McNemar 1947)."""
-    n, k = only_a + only_b, min(only_a, only_b)
-    if n == 0:
-        return 1.0
-    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k + 1)]
-    tail = math.fsum(math.exp(value - n * math.log(2)) for value in logs)
-    return min(1.0, 2 * tail)
-
-
-def plain(differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    return [asdict(item) | {"clear": item.clear} for item in differences]
+def _pair(name: str, metric: str, first: Parts, second: Parts, keys: Sequence[Key], seed: int) -> Difference:
+    x, y = (np.array([side[key][0] for key in keys]) for side in (first, second))
+    below = np.array([first[key][1] for key in keys])
+    of = len(first), len(second)
+    if (below == 1).all():
+        return difference(name, metric, x, y, seed, of=of)
+    return ratio(name, metric, x, y, below, seed, of=of)

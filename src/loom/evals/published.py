@@ -121,10 +121,10 @@ def _cell(body: Mapping[str, Any], task: str) -> str | None:
     """A figure in percent with its error and n, the metric's name where a judge made it, and what keeps it from
     being the published protocol's."""
     name, notes = _measured(body, task)
-    result = body["results"].get(name)
-    if result is None or not result.get("n"):
+    result, facts = body["results"].get(name), body["tasks"].get(name)
+    if result is None or facts is None or not result.get("n"):  # without facts it is a text of that name
         return None
-    metric = body["tasks"][name]["headline"]
+    metric = facts["headline"]
     value, error = result.get(metric), result.get(f"{metric}_stderr")
     if value is None or metric == "n":
         return None
