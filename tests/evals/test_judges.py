@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import math
-import socket
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loom.errors import LoomError
-from loom.evals.judges import Comparison, Endpoint, LocalModel, Replay, find_judge, win_rate
+from loom.evals import cache
+from loom.evals.judges import Comparison, Replay, win_rate
+from loom.evals.judging import find_judge, judge_comparisons
+from loom.evals.pairwise import LocalModel
 from loom.evals.subject import Subject
 from loom.model.transformer import Transformer
 from loom.tokens.tokenizer import Tokenizer
@@ -38,6 +38,82 @@ def test_an_answer_that_was_not_annotated_is_not_judged(tmp_path: Path) -> None:
         json.dumps({"instruction": "Say hello.", "output_1": "x", "output_2": "Hi", "preference": 2})
     )
     assert Replay(path).prefer([PAIR]) == [None]
+
+
+def annotated(path: Path, *rows: dict[str, Any]) -> Path:
+    usual = {"instruction": "Say hello.", "output_1": "x", "output_2": "Hi", "preference": 2}
+    path.write_text("".join(json.dumps(usual | row) + "\n" for row in rows))
+    return path
+
+
+def test_annotations_that_contradict_each_other_are_named(tmp_path: Path) -> None:
+    """The last one would silently decide; two that agree are one."""
+    for other in (1, None, 1.5):
+        path = annotated(tmp_path / "a.jsonl", {}, {"output_2": "Ho"}, {"preference": other})
+        with pytest.raises(LoomError, match=r"a\.jsonl:3 says .* and .*a\.jsonl:1 says 2\.0"):
+            Replay(path)
+    agreeing = Replay(annotated(tmp_path / "a.jsonl", {}, {"preference": 2.0}))
+    assert len(agreeing.comparisons()) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"instruction": 7}, "instruction is 7 and has to be text"),
+        ({"output_2": ["Hi"]}, r"output_2 is \['Hi'\] and has to be text"),
+        ({"output_2": None}, "output_2 is None and has to be text"),
+    ],
+)
+def test_a_row_of_another_type_is_named_with_its_line(tmp_path: Path, row: dict[str, Any], why: str) -> None:
+    with pytest.raises(LoomError, match=rf"a\.jsonl:2: {why}"):
+        Replay(annotated(tmp_path / "a.jsonl", {}, row))
+
+
+def test_annotations_may_be_an_array_and_not_nothing(tmp_path: Path) -> None:
+    """`alpaca_eval` writes annotations.json."""
+    path = tmp_path / "a.json"
+    row = {"instruction": "Say hello.", "output_1": "x", "output_2": "Hello!", "preference": 1}
+    path.write_text(json.dumps([row], indent=2))
+    assert Replay(path).prefer([PAIR]) == [1.0]
+    path.write_text(json.dumps([row, "x"]))
+    with pytest.raises(LoomError, match=r"a\.json:2 is no JSON object"):
+        Replay(path)
+    for nothing in ("", "[]", "\n\n"):
+        path.write_text(nothing)
+        with pytest.raises(LoomError, match=r"a\.json has no rows"):
+            Replay(path)
+
+
+def test_a_replay_says_what_the_baseline_was(tmp_path: Path) -> None:
+    """Not what is compared with elsewhere: the judgements were made against output_1."""
+    row = {"output_2": "Hello!", "generator_1": "davinci", "generator_2": "tulu", "annotator": "gpt4"}
+    judge = Replay(annotated(tmp_path / "a.jsonl", {**row, "dataset": "d"}))
+    assert judge.describe()["baselines"] == ["davinci"]
+    (stored,) = judge_comparisons(judge, [PAIR]).annotations
+    assert stored == {
+        "instruction": "Say hello.",
+        "output_1": "x",
+        "generator_1": "davinci",
+        "dataset": "d",
+        "output_2": "Hello!",
+        "generator_2": "tulu",
+        "annotator": "gpt4",
+        "preference": 2.0,
+    }
+
+
+def test_annotations_that_were_written_can_be_replayed(shared_data: Path, tmp_path: Path) -> None:
+    judge = Replay(shared_data / "chat" / "alpaca_eval.annotations.jsonl.gz")
+    first = judge_comparisons(judge, judge.comparisons())
+    again = tmp_path / "a.jsonl"
+    again.write_text("".join(json.dumps(row) + "\n" for row in first.annotations))
+    other = Replay(again)
+    assert judge_comparisons(other, other.comparisons()).figures == first.figures
+    assert first.figures["alpaca_win[replay]"] == pytest.approx(84.22360248447205, abs=1e-10)
+    assert other.rows.keys() == judge.rows.keys()
+    wanted = {"instruction", "output_1", "generator_1", "dataset", "output_2", "generator_2", "annotator"}
+    for key, row in other.rows.items():
+        assert {name: row[name] for name in wanted} == {name: judge.rows[key][name] for name in wanted}
 
 
 @pytest.mark.parametrize("preference", [3, -1, 0.5, "x", [2]])
@@ -80,89 +156,66 @@ def test_what_a_local_judge_cannot_read_whole_it_does_not_judge(
     assert judge.describe()["failures"] == {"longer than the judge's context": 1}
 
 
-class _Server(http.server.BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        match asked["model"]:
-            case "good":
-                text = asked["messages"][0]["content"]
-                reply = "Answer A." if text.index("Hello!") < text.index("Go away.") else "B"
-            case "slow":
-                time.sleep(1.5)
-                reply = "A"
-            case "short":
-                self.send_error(400, "longer than the context")
-                return
-            case "silent":
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(b'{"choices": [{"message": {"content": null}}]}')
-                return
-            case "gone":  # the connection ends before an answer
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            case "cut":  # and in the middle of one
-                self.send_response(200)
-                self.send_header("Content-Length", "1000")
-                self.end_headers()
-                self.wfile.write(b'{"choices"')
-                self.close_connection = True
-                return
-            case "broken":
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(b"{}")
-                return
-            case _:
-                reply = "Both answers have their merits."
-        body = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
-        self.send_response(200)
-        self.end_headers()
-        try:
-            self.wfile.write(body)
-        except BrokenPipeError:
-            return
+def stub(monkeypatch: pytest.MonkeyPatch, logp: list[list[float]]) -> list[Any]:
+    """Let a model give these log-probabilities of " A" and " B"; what it is asked is put into the list."""
+    asked: list[Any] = []
 
-    def log_message(self, *_: Any) -> None: ...
+    def items(_: Any, given: list[Any], *__: Any) -> tuple[Any, bool]:
+        asked.extend(given)
+        rows = [np.log(np.array(row)) for row in logp]
+        return SimpleNamespace(logp=rows, cut=(), lost=()), False
+
+    monkeypatch.setattr(cache, "items", items)
+    return asked
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
+SUBJECT: Any = SimpleNamespace(max_length=512, digest="d")
 
 
-def test_an_endpoint_is_asked_in_both_orders(url: str) -> None:
-    assert Endpoint(url, "good").prefer([PAIR]) == [2.0]
+def test_a_local_judge_is_asked_for_a_and_b_in_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = stub(monkeypatch, [[0.2, 0.6], [0.3, 0.1]])
+    judge = LocalModel(SUBJECT)
+    (preference,) = judge.prefer([PAIR])
+    # The model's answer is B in the first order (0.6 of 0.8) and A in the second (0.3 of 0.4).
+    assert preference == pytest.approx(1.75)
+    text = (
+        "Which of two answers to an instruction is better?\n\nInstruction:\nSay hello.\n\nAnswer A:\n{}\n\n"
+        "Answer B:\n{}\n\nThe better answer is Answer"
+    )
+    orders = [text.format("Go away.", "Hello!"), text.format("Hello!", "Go away.")]
+    assert [item.pairs for item in asked] == [((order, " A"), (order, " B")) for order in orders]
+    assert judge.disagree == 0
 
 
-@pytest.mark.parametrize(
-    ("model", "why"),
-    [
-        ("vague", "nonsense"),
-        ("slow", "timeout"),
-        ("broken", "not a chat completion"),
-        ("silent", "not a chat completion"),
-        ("gone", "unreachable"),
-        ("cut", "unreachable"),
-        ("short", "HTTP 400"),
-    ],
-)
-def test_a_judge_that_fails_is_counted(url: str, model: str, why: str) -> None:
-    judge = Endpoint(url, model, timeout=0.5 if model == "slow" else 60.0, tries=1)
-    assert judge.prefer([PAIR]) == [None]
-    assert judge.failures == {why: 2}
-    assert judge.describe()["failures"] == {why: 2}
+@pytest.mark.parametrize(("always", "turned", "warned"), [(0, 4, True), (1, 4, True), (2, 2, False)])
+def test_a_judge_that_goes_by_the_place_is_counted_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    always: int,
+    turned: int,
+    warned: bool,
+) -> None:
+    """One that always says A gives 50, which looks like a draw. At half of the comparisons nothing is said."""
+    same, other = ([[0.9, 0.1], [0.9, 0.1]], [[0.1, 0.9], [0.9, 0.1]])
+    place = [[0.1, 0.9], [0.1, 0.9]] if always == 1 else same
+    stub(monkeypatch, place * turned + other * (4 - turned))
+    found = judge_comparisons(LocalModel(SUBJECT), [PAIR] * 4)
+    assert found.figures["orders_disagree"] == turned
+    assert ("goes by their place" in capsys.readouterr().err) == warned
+    assert found.figures["alpaca_win[local-model]"] == pytest.approx(50 if warned else 70)
 
 
-def test_spellings(tmp_path: Path) -> None:
+def test_where_nothing_was_judged_there_is_no_figure(tmp_path: Path) -> None:
+    judge = Replay(annotated(tmp_path / "a.jsonl", {}))
+    with pytest.raises(LoomError, match=r"none of the 2 answers was judged \(none of them is in the annot"):
+        judge_comparisons(judge, [PAIR, PAIR])
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
+    """What safetensors raises of a file cut short is a type of its own."""
     with pytest.raises(LoomError, match="There is no judge 'gpt4'"):
         find_judge("gpt4")
-    judge = find_judge("endpoint:http://127.0.0.1:1/v1#m")
-    assert isinstance(judge, Endpoint)
-    judge.tries = 1
-    assert judge.prefer([PAIR]) == [None]
-    assert judge.failures == {"unreachable": 2}
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(LoomError):
+        find_judge(f"model:{tmp_path}")

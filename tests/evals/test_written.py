@@ -62,7 +62,9 @@ def questions(tmp_path: Path) -> Path:
     out = tmp_path / "data"
     (out / "toxigen").mkdir(parents=True)
     files: dict[str, list[dict[str, Any]]] = {
-        "alpaca_eval": [{"instruction": f"Say {word}.", "output": word} for word in ("yes", "no")],
+        "alpaca_eval": [
+            {"instruction": f"Say {word}.", "output": word, "generator": "old"} for word in ("yes", "no")
+        ],
         "truthfulqa": rows.TRUTHFULQA,
     }
     for name, lines in files.items():
@@ -75,6 +77,10 @@ def questions(tmp_path: Path) -> Path:
 def results(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((out / "results.json").read_text())
     return found
+
+
+def stored(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def test_each_task_has_a_judge_of_its_own(folder: Path, questions: Path, tmp_path: Path) -> None:
@@ -121,18 +127,99 @@ def test_answers_are_kept_where_a_judge_fails(
         main([*words, "--judge", f"classifier:{broken}"])
     assert ended.value.code == 1
     assert "toxigen could not be judged" in " ".join(capsys.readouterr().err.split())
-    before = (out / "toxigen.jsonl").read_bytes()
-    assert len(before.splitlines()) == 4
+    before = stored(out / "toxigen.jsonl")
+    assert [row["is_toxic"] for row in before] == [None] * 4
     found = results(out)["results"]
-    assert found["toxigen"].keys() == {"n", "empty_answers", "prompts_cut", "judge_failed"}
+    assert found["toxigen"].keys() == {"n", "empty_answers", "prompts_cut", "cut_answers", "judge_failed"}
     assert found["alpaca_eval"]["n"] == 2 and "acc" in found["truthfulqa_mc1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(written, "Generator", lambda *_: pytest.fail("written again"))
         with pytest.raises(SystemExit) as ended:
             main([*words, "--judge", f"classifier:{write_classifier(tmp_path / 'whole', 1.0)}"])
         assert ended.value.code in (0, None)
-    assert (out / "toxigen.jsonl").read_bytes() == before
-    assert "toxic[classifier]" in results(out)["results"]["toxigen"]
+    after = stored(out / "toxigen.jsonl")
+    assert [row | {"is_toxic": None} for row in after] == before
+    toxic = results(out)["results"]["toxigen"]["toxic[classifier]"]
+    assert toxic == 25 * sum(row["is_toxic"] for row in after)
+
+
+@pytest.mark.parametrize("damage", ["cut", "classes"])
+def test_no_answer_is_lost_to_what_a_judge_raises(
+    folder: Path, questions: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """safetensors' own error of a file cut short, too: everything but the figure is in results.json."""
+    classifier = write_classifier(tmp_path / "classifier", 1.0, 2 if damage == "cut" else 6)
+    weights = classifier / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: 100 if damage == "cut" else None])
+    words = ["--tasks", "toxigen", "--data", str(questions), "--max-new-tokens", "4"]
+    with pytest.raises(SystemExit) as ended:
+        main(
+            ["eval", str(folder), *words, "--judge", f"classifier:{classifier}", "--out", str(tmp_path / "o")]
+        )
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "toxigen could not be judged" in said and "a defect of Loom's" not in said
+    assert results(tmp_path / "o")["results"]["toxigen"]["judge_failed"].startswith(
+        f"classifier:{classifier}: "
+    )
+    assert results(tmp_path / "o")["tasks"]["toxigen"]["headline"] == "n"
+    assert len(stored(tmp_path / "o" / "toxigen.jsonl")) == 4
+
+
+def test_a_figure_of_part_of_the_answers_says_so(
+    folder: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """n in the table is of those that were judged."""
+    classifier = write_classifier(tmp_path / "classifier", 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loom.evals.verdicts.classify", lambda *_: [True, None, False, None])
+        words = ["--tasks", "toxigen", "--data", str(questions), "--max-new-tokens", "4"]
+        with pytest.raises(SystemExit):
+            main(
+                [
+                    "eval",
+                    str(folder),
+                    *words,
+                    "--judge",
+                    f"classifier:{classifier}",
+                    "--out",
+                    str(tmp_path / "o"),
+                ]
+            )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "toxigen 2 toxic[classifier] 50 ± 50" in said
+    assert "toxigen: 2 of 4 answers were not judged (longer than the judge's context: 2)" in said
+    assert "toxigen: 12 groups have no file: black, chinese" in said
+    assert "toxigen: 4 of 4 answers were cut at 4 tokens" in said
+    assert [row["is_toxic"] for row in stored(tmp_path / "o" / "toxigen.jsonl")] == [1, None, 0, None]
+
+
+def test_verdicts_that_were_stored_can_be_replayed(folder: Path, questions: Path, tmp_path: Path) -> None:
+    """From the annotations alone, without the model and without the judge."""
+    recipe = EvalRecipe(
+        tasks=("alpaca_eval", "truthfulqa_gen"),
+        data=questions,
+        max_new_tokens=4,
+        judges=(f"alpaca_eval=model:{folder}", f"truthfulqa_gen=model:{folder},{folder}"),
+    )
+    evaluate(load_subject(folder), recipe, tmp_path / "out")
+    rows_ = stored(tmp_path / "out" / "alpaca_eval.annotations.jsonl")
+    assert [row["output_1"] for row in rows_] == ["yes", "no"]
+    assert {row["generator_2"] for row in rows_} == {"model"} and {row["generator_1"] for row in rows_} == {
+        "old"
+    }
+    file = tmp_path / "out" / "alpaca_eval.annotations.jsonl"
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(file), "--judge", f"replay:{file}", "--out", str(tmp_path / "again")])
+    assert ended.value.code in (0, None)
+    first, again = (results(tmp_path / name)["results"]["alpaca_eval"] for name in ("out", "again"))
+    assert again["alpaca_win[replay]"] == pytest.approx(first["alpaca_win[local-model]"])
+    assert first["orders_disagree"] in (0, 1, 2)
+    truth = stored(tmp_path / "out" / "truthfulqa_gen.jsonl")
+    figures = results(tmp_path / "out")["results"]["truthfulqa_gen"]
+    assert 50 * sum(row["true"] for row in truth) == figures["true[local-model]"]
+    both = [row["true"] * row["informative"] for row in truth]
+    assert 50 * sum(both) == figures["info+true[local-model]"]
 
 
 ALL = tuple(WRITTEN)
@@ -143,7 +230,7 @@ WRONG = [
     ("toxigen=classifier:X", ("alpaca_eval",), "toxigen is not among the tasks"),
     ("classifier:nowhere", ALL, "no config.json in nowhere"),
     ("alpaca_eval=replay:nowhere.jsonl", ALL, "no file of annotations nowhere.jsonl"),
-    ("alpaca_eval=endpoint:localhost#m", ALL, "There is no judge"),
+    ("alpaca_eval=endpoint:localhost#m", ALL, "localhost is no address"),
     ("alpaca_eval=model:a,b", ALL, "cannot be judged by 'model:a,b'"),
     ("model:nowhere", ALL, "nowhere"),
 ]

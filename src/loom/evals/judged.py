@@ -1,10 +1,12 @@
-"""Who judges what a model wrote: one judge a written task, checked before anything is generated."""
+"""Who judges what: one judge a written task, checked before anything is generated; and a file of answers, judged
+without a model."""
 
 from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from loom import artifact
 from loom.artifact import Artifact, Input, write_json
 from loom.console import console
 from loom.errors import LoomError
+from loom.evals.folder import discard, refuse_emptying
 from loom.evals.foreign import is_foreign
-from loom.evals.judges import Comparison, Judge, find_judge, win_rate
-from loom.evals.settings import clean
-from loom.evals.verdicts import toxicity, truthfulness
-from loom.evals.written import Prompt, Written
-from loom.tasks import data
+from loom.evals.judges import Comparison, Judge, Replay
+from loom.evals.judging import find_judge, judge_comparisons, speaking_of
+from loom.evals.questions import Prompt
+from loom.evals.records import read_records, text_of
+from loom.evals.schemas import ANNOTATIONS, write_lines
+from loom.evals.settings import EvalRecipe, clean
 from loom.tasks.data import Found
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.opening import model_folder
@@ -85,8 +89,9 @@ def _check(task: str, spec: str) -> None:
         if len(folders) > (2 if task == "truthfulqa_gen" else 1):
             raise LoomError(f"{task} cannot be judged by {spec!r}: it takes {SPELLINGS[task]}.")
         for folder in map(Path, folders):
-            there = folder if is_foreign(folder) else model_folder(folder).path
-            Tokenizer.load(there)
+            with speaking_of(spec):
+                there = folder if is_foreign(folder) else model_folder(folder).path
+                Tokenizer.load(there)
     else:
         find_judge(spec)
 
@@ -96,99 +101,142 @@ def check_references(task: str, spec: str, files: Sequence[Found], prompts: Sequ
     against none. A replayed judgement compares nothing anew."""
     if task != "alpaca_eval" or spec.startswith("replay:"):
         return
-    for number, prompt in enumerate(prompts, 1):
+    for prompt in prompts:
         if not isinstance(prompt.row.get("output"), str):
             raise LoomError(
-                f"{files[0].path}:{number}: this row has no output, the reference answer that --judge {spec} is to "
-                f"compare with. Name the file of reference answers as alpaca_eval.jsonl in --data, or leave --judge "
+                f"{prompt.place or files[0].path}: this row has no output, the reference answer that --judge {spec} is "
+                f"to compare with. Name the file of reference answers as alpaca_eval.jsonl in --data, or leave --judge "
                 f"out."
             )
 
 
-def judge_answers(
-    task: Written,
-    prompts: Sequence[Prompt],
-    answers: Sequence[str],
-    lines: Sequence[Mapping[str, Any]],
-    spec: str,
-    cached: bool = False,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures under the judge's name, and what it says of itself. Raises `LoomError` for a judge that cannot
-    be loaded."""
-    kind, _, rest = spec.partition(":")
-    match task.name, kind:
-        case "toxigen", "classifier":
-            figures, facts = toxicity(lines, Path(rest), cached)
-        case "truthfulqa_gen", "model":
-            truth, _, info = rest.partition(",")
-            questions = [prompt.asked for prompt in prompts]
-            trimmed = [answer.removeprefix("A:").split("Q:")[0].strip() for answer in answers]
-            figures, facts = truthfulness(
-                questions, trimmed, Path(truth), Path(info) if info else None, cached
-            )
-        case _:
-            comparisons = [
-                Comparison(prompt.text, str(prompt.row.get("output") or ""), answer)
-                for prompt, answer in zip(prompts, answers, strict=True)
-            ]
-            figures, described = judged(find_judge(spec, cached), comparisons)
-            return figures, {**described, "headline": next(iter(figures))}
-    return figures, {"judge": facts, "headline": next(iter(figures))}
-
-
-def judged(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`alpaca_win[<judge>]` with its error, and what the judge says of itself."""
-    found = win_rate(judge.prefer(comparisons))
-    metric = f"alpaca_win[{judge.name}]"
-    facts = judge.describe()
-    if found.unjudged:
-        why = ", ".join(f"{name}: {count:,}" for name, count in facts.get("failures", {}).items())
+def check_settings(recipe: EvalRecipe, written_names: Sequence[str]) -> None:
+    """Raise `LoomError` for settings that choose rows in a way in which written tasks have none; where they are only
+    part of a suite, say that they do not apply."""
+    chosen = {
+        "--sample": recipe.sample is not None,
+        "--split": recipe.split is not None,
+        "--skip-bad": recipe.skip_bad,
+    }
+    given = " and ".join(flag for flag, there in chosen.items() if there)
+    if not given or not written_names:
+        return
+    if recipe.present:
         console.warn(
-            f"{metric}: {found.unjudged:,} of {len(comparisons):,} answers were not judged"
-            f"{f' (requests that failed: {why})' if why else ''}; they count neither way."
+            f"{given}: of written tasks ({', '.join(written_names)}) every prompt is read all the same."
         )
-    figures = {
-        metric: found.win_rate,
-        f"{metric}_stderr": found.stderr,
-        f"alpaca_discrete_win[{judge.name}]": found.discrete,
-        "judged": found.n,
-        "not_judged": found.unjudged,
-        "n": len(comparisons),
-    }
-    return figures, {"judge": facts}
+        return
+    raise LoomError(
+        f"{given}: written tasks ({', '.join(written_names)}) are not drawn from, have no splits and no rows that may "
+        f"be left out. Use --limit, or evaluate them by a command of their own."
+    )
 
 
-def judge_outputs(outputs: Path, reference: Path, judge: Judge, out: Path) -> Artifact:
-    """Judge answers that lie in a file (rows {instruction, output}) against a reference's, by instruction."""
+def judge_outputs(outputs: Path, reference: Path | None, judge: Judge, out: Path) -> Artifact:
+    """Judge answers that lie in a file: rows {instruction, output}, or annotations with their output_2.
+
+    They are compared with the answers of `reference`, by instruction; stored judgements with what they were made
+    against, and `reference` is not read. Where the judge fails, `judge_failed` stands in results.json. Raises
+    `LoomError` for a row that cannot be judged, and a repeated or unknown instruction.
+    """
     started = time.monotonic()
-    baseline: dict[str, str] = {}
-    for number, row in enumerate(data.read_rows(reference), 1):
-        if not isinstance(row.get("instruction"), str) or not isinstance(row.get("output"), str):
-            raise LoomError(f"{reference}:{number}: a reference needs an instruction and its output.")
-        baseline[row["instruction"]] = row["output"]
-    rows = list(data.read_rows(outputs))
-    comparisons = []
-    for number, row in enumerate(rows, 1):
-        if row.get("instruction") not in baseline or not isinstance(row.get("output"), str):
-            raise LoomError(
-                f"{outputs}:{number}: a row needs an instruction that {reference} has, and its output."
+    given = _given(outputs, annotated=True)
+    inputs = [outputs]
+    if isinstance(judge, Replay):
+        if reference is not None:
+            console.warn(
+                f"--reference {reference} is not read: the judgements in {judge.path} were made against the answers "
+                f"that stand there."
             )
-        comparisons.append(Comparison(row["instruction"], baseline[row["instruction"]], row["output"]))
-    figures, facts = judged(judge, comparisons)
-    body = {
-        "results": clean({"alpaca_eval": figures}),
-        "loom": VERSION,
-        "tasks": {"alpaca_eval": {**facts, "headline": next(iter(figures))}},
+        instructions = {item.instruction for item in judge.comparisons()}
+        comparisons = [
+            Comparison(asked, "", own.answer, own.dataset, answer_by=own.by) for asked, own in given.items()
+        ]
+        inputs.append(judge.path)
+    elif reference is None:
+        raise LoomError(f"{outputs} is to be compared with other answers: name their file with --reference.")
+    else:
+        comparisons, instructions = _against(given, reference)
+        inputs.append(reference)
+    of = "annotated" if isinstance(judge, Replay) else "reference"
+    refuse_emptying(out, inputs)
+    digests = [
+        Input(artifact.relative(path, out), artifact.digest_file(path)) for path in dict.fromkeys(inputs)
+    ]
+    discard(out)
+    result: dict[str, Any] = {
+        "n": len(comparisons),
+        "answered": sum(item.instruction in instructions for item in comparisons),
+        "instructions": len(instructions),
     }
-    write_json(out / "results.json", body)
+    facts: dict[str, Any] = {"headline": "n", "instructions_of": of}
+    names = ["results.json"]
+    try:
+        with speaking_of(judge.name):
+            found = judge_comparisons(judge, comparisons)
+    except LoomError as error:
+        result["judge_failed"] = f"{judge.name}: {error}"
+        facts["judge"] = judge.describe()
+    else:
+        result |= found.figures
+        facts |= {"judge": found.facts, "headline": next(iter(found.figures))}
+        names.append(ANNOTATIONS)
+        write_lines(out / names[-1], found.annotations)
+    tasks = {"alpaca_eval": facts}
+    write_json(
+        out / "results.json", {"results": clean({"alpaca_eval": result}), "loom": VERSION, "tasks": tasks}
+    )
     return artifact.commit(
         out,
         "evaluation",
         recipe={"outputs": artifact.relative(outputs, out), "judge": judge.describe()},
-        inputs=[
-            Input(artifact.relative(path, out), artifact.digest_file(path)) for path in (outputs, reference)
-        ],
-        outputs=artifact.describe(out, ["results.json"]),
-        counters={"answers": len(rows)},
+        inputs=digests,
+        outputs=artifact.describe(out, names),
+        counters={"answers": len(comparisons)},
         started=started,
     )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A file's answer to an instruction, who gave it, and where it stands."""
+
+    answer: str
+    by: str
+    dataset: str
+    place: str
+
+
+def _given(path: Path, annotated: bool = False) -> dict[str, _Given]:
+    """By instruction, a file's answers: `output`, or where rows may be `annotated`, also their output_2."""
+    found: dict[str, _Given] = {}
+    for place, row in read_records(path):
+        instruction = text_of(row, "instruction", place)
+        if instruction in found:
+            raise LoomError(
+                f"{place} repeats the instruction of {found[instruction].place}: which answer is meant cannot be known. "
+                f"Leave one to each instruction."
+            )
+        second = annotated and "output" not in row and "output_2" in row
+        answer = text_of(row, "output_2" if second else "output", place)
+        by, dataset = (
+            str(row.get(name) or "") for name in ("generator_2" if second else "generator", "dataset")
+        )
+        found[instruction] = _Given(answer, by, dataset, place)
+    return found
+
+
+def _against(given: dict[str, _Given], reference: Path) -> tuple[list[Comparison], set[str]]:
+    """Each answer beside the reference's to the same instruction; and all instructions of the reference."""
+    others = _given(reference)
+    for instruction, own in given.items():
+        if instruction not in others:
+            raise LoomError(
+                f"{own.place}: {reference} has no answer to this instruction: take the row out, or name the answers that "
+                f"it is to be compared with."
+            )
+    found = [
+        Comparison(asked, others[asked].answer, own.answer, others[asked].dataset, others[asked].by, own.by)
+        for asked, own in given.items()
+    ]
+    return found, set(others)

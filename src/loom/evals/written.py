@@ -6,50 +6,45 @@ on it elsewhere. Here a number is made only where a judge or classifier is named
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loom.artifact import digest_file
 from loom.chat.format import Message
 from loom.chat.prompts import Conversation, conversation
 from loom.chat.template import chat_template
 from loom.console import Progress
 from loom.errors import LoomError
-from loom.evals import cache
+from loom.evals import cache, questions, schemas
+from loom.evals.questions import TRUTHFUL, Prompt, limited
 from loom.evals.subject import Subject
 from loom.model.generate import Generator
 from loom.model.sampling import Sampling
 from loom.model.transformer import Transformer
-from loom.tasks import truthfulqa
-from loom.tasks.data import Found, find, read_rows
-from loom.tasks.item import Row
+from loom.tasks.data import Found
 
-TOXIGEN_SAMPLE = 500  # prompts of each group (open-instruct)
-TOXIGEN_SEED = 42
-TRUTHFUL = "truthfulqa/truthful_qa:generation"
+__all__ = [
+    "WRITTEN",
+    "Answer",
+    "Answers",
+    "Prompt",
+    "Written",
+    "chat_of",
+    "fit_turns",
+    "generate_answers",
+    "limited",
+    "write_answers",
+]
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """What the model is given; `row` is what its answer is stored with, `asked` the question alone, where the
-    text holds more than that."""
-
-    text: str
-    row: Mapping[str, Any]
-    asked: str = ""
-
-    @property
-    def spellings(self) -> tuple[str, ...]:
-        """What a model may have been tuned on: the prompt as it is given, the question alone."""
-        return (self.text, self.asked) if self.asked else (self.text,)
+def _no_files(prompts: Sequence[Prompt], answers: Sequence[str], generator: str) -> dict[str, bytes]:
+    return {}
 
 
 @dataclass(frozen=True)
 class Written:
-    """A generation task. `stop` strings end an answer and are no part of it."""
+    """A generation task."""
 
     name: str
     files: Callable[[Path], list[Found]]
@@ -60,6 +55,14 @@ class Written:
     """(prompt, answer, generator's name) -> a row of the upstream schema."""
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    """Strings that end an answer and are no part of it; of raw text only, in the chat form the format ends it
+    (open-instruct)."""
+    trim: Callable[[str], str] = str
+    """What is stored and judged of an answer."""
+    verdicts: tuple[str, ...] = ()
+    """Columns of the stored rows that a judge fills; null until then."""
+    also: Callable[[Sequence[Prompt], Sequence[str], str], dict[str, bytes]] = _no_files
+    """(prompts, answers, generator's name) -> further files that the upstream programs read, by name."""
     chat_before: str = ""
     """Stands before the prompt in the chat form."""
     source: str = ""
@@ -71,91 +74,43 @@ class Written:
             yield from self.read(found)
 
 
-def _alpaca_files(folder: Path) -> list[Found]:
-    names = ("alpaca_eval", "alpaca_eval.reference", "alpaca_eval_reference")
-    return [find(folder, names, (), "tatsu-lab/alpaca_eval", fetched=False)]
-
-
-def _alpaca(found: Found) -> Iterator[Prompt]:
-    for number, row in enumerate(read_rows(*found.paths), 1):
-        yield Prompt(_text(row, ("instruction",), found, number), row)
-
-
-def _truthful_files(folder: Path) -> list[Found]:
-    return [find(folder, ("truthfulqa", "truthfulqa_gen", "truthful_qa"), ("validation",), TRUTHFUL)]
-
-
-def _truthful(found: Found) -> Iterator[Prompt]:
-    for number, row in enumerate(read_rows(*found.paths), 1):
-        question = _text(row, ("Question", "question"), found, number)
-        yield Prompt(truthfulqa.prompt(question), row, question)
-
-
-def _text(row: Row, names: Sequence[str], found: Found, number: int) -> str:
-    """The first of these fields that the row has. Raises `LoomError` with file and line."""
-    value = next((row[name] for name in names if name in row), None)
-    if not isinstance(value, str) or not value.strip():
-        raise LoomError(
-            f"{found.path}:{number}: this row has no {' or '.join(names)} to ask; mend or remove it."
-        )
-    return value
-
-
-def _toxigen_files(folder: Path) -> list[Found]:
-    files = sorted((folder / "toxigen").glob("hate_*_1k.txt"))
-    if not files:
-        raise LoomError(
-            f"There is no {folder / 'toxigen' / 'hate_<group>_1k.txt'}: ToxiGen's 14 prompt files, from "
-            f"github.com/microsoft/TOXIGEN. Name the folder that holds toxigen/ with --data."
-        )
-    return [Found((file,), "", (digest_file(file),)) for file in files]
-
-
-def _toxigen(found: Found) -> Iterator[Prompt]:
-    """`toxigen/hate_<group>_1k.txt`, files in the order of their names: upstream's sample depends on the
-    order in which a disk lists them."""
-    try:
-        lines = found.path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise LoomError(f"{found.path} is not UTF-8 ({error}): fetch it again.") from None
-    random.Random(TOXIGEN_SEED).shuffle(lines)
-    group = found.path.name.removeprefix("hate_").removesuffix("_1k.txt")
-    for line in lines[:TOXIGEN_SAMPLE]:
-        yield Prompt(line.replace("\\n", "\n"), {"group": group})
+def trim_truthful(answer: str) -> str:
+    """An answer behind its own "A:" and before the next "Q:", blank lines as spaces (open-instruct's trim_answer)."""
+    answer = answer.strip()
+    if answer.startswith("A:"):
+        answer = answer[2:].strip()
+    return answer.split("Q:")[0].strip().replace("\n\n", " ")
 
 
 WRITTEN: dict[str, Written] = {
     "alpaca_eval": Written(
         "alpaca_eval",
-        _alpaca_files,
-        _alpaca,
-        lambda prompt, answer, name: {
-            "dataset": prompt.row.get("dataset", ""),
-            "instruction": prompt.text,
-            "output": answer,
-            "generator": name,
-        },
+        questions.alpaca_found,
+        questions.alpaca,
+        schemas.alpaca_row,
         2048,
+        also=schemas.alpaca_files,
     ),
     "truthfulqa_gen": Written(
         "truthfulqa_gen",
-        _truthful_files,
-        _truthful,
-        lambda prompt, answer, name: {
-            **prompt.row,
-            name: answer.removeprefix("A:").split("Q:")[0].strip(),
-        },
+        questions.truthful_found,
+        questions.truthful,
+        schemas.truthful_row,
         50,
         stop=("\n\n",),
+        trim=trim_truthful,
+        verdicts=("true", "informative"),
+        also=schemas.truthful_files,
         source=TRUTHFUL,
     ),
     "toxigen": Written(
         "toxigen",
-        _toxigen_files,
-        _toxigen,
-        lambda prompt, answer, name: {"prompt": prompt.text, "output": answer, **prompt.row},
+        questions.toxigen_found,
+        questions.toxigen,
+        schemas.toxigen_row,
         512,
         stop=("\n",),
+        verdicts=("is_toxic",),
         chat_before="Complete the following: ",
     ),
 }
@@ -167,6 +122,17 @@ def chat_of(subject: Subject) -> Conversation:
     return conversation(subject.tokenizer, chat_template(subject.path))
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Greedy answers, each stripped, of at most `limit` tokens: how many of them ended there, and how many prompts
+    lost their left end to make room for one."""
+
+    texts: list[str]
+    limit: int
+    cut: int
+    prompts_cut: int
+
+
 def write_answers(
     subject: Subject,
     task: Written,
@@ -174,14 +140,18 @@ def write_answers(
     *,
     chat: bool,
     max_new_tokens: int | None = None,
+    max_length: int | None = None,
     batch: int = 16,
     progress: Progress | None = None,
-) -> tuple[list[str], int]:
-    """Greedy answers to `prompts`, each stripped, and how many prompts lost their left end to make room for
-    one. In the chat form a prompt is one user's turn and the format's stop token ends the answer; else it is
-    raw text after an end-of-text token, or what else the model reads before every text."""
-    limit = min(max_new_tokens or task.max_new_tokens, subject.max_length // 2)
-    room = subject.max_length - limit
+) -> Answers:
+    """Answers to `prompts`. In the chat form a prompt is one user's turn and the format's stop token ends the
+    answer; else it is raw text after an end-of-text token, or what else the model reads before every text, and a stop
+    string ends it too. Prompt and answer have `max_length` tokens, at most the model's context, an answer at most half
+    of them. Raises `LoomError` where those hold no prompt."""
+    length = min(max_length or subject.max_length, subject.max_length)
+    limit = min(max_new_tokens or task.max_new_tokens, length // 2)
+    room = length - limit
+    stops = () if chat else task.stop
     if chat:
         form = chat_of(subject)
         fitted = [fit_turns(form, [Message("user", task.chat_before + p.text)], room) for p in prompts]
@@ -190,12 +160,21 @@ def write_answers(
         eos = subject.tokenizer.eos_id
         opened = list(subject.opening.always) or [eos]
         left = room - len(opened)
+        if left < 1 or limit < 1:
+            raise LoomError(
+                f"{length:,} tokens hold no prompt and an answer to it: give a larger --max-length."
+            )
         whole = [subject.tokenizer.encode(prompt.text).tolist() for prompt in prompts]
         fitted = [([*opened, *ids[max(0, len(ids) - left) :]], len(ids) > left) for ids in whole]
         stop_ids = (eos,)
     ids = [one for one, _ in fitted]
-    found = generate_answers(subject, ids, limit, stop_ids, task.stop, batch, progress)
-    return [_until(answer.text, task.stop) for answer in found], sum(cut for _, cut in fitted)
+    found = generate_answers(subject, ids, limit, stop_ids, stops, batch, progress)
+    return Answers(
+        [answer.text for answer in found],
+        limit,
+        sum(answer.finish == "length" for answer in found),
+        sum(cut for _, cut in fitted),
+    )
 
 
 def fit_turns(form: Conversation, messages: Sequence[Message], room: int) -> tuple[list[int], bool]:
@@ -222,7 +201,8 @@ def fit_turns(form: Conversation, messages: Sequence[Message], room: int) -> tup
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer, stripped; `finish` is stop where the model ended it, else length."""
+    """A greedy answer before its stop string, stripped; `finish` is stop where the model or the string ended it, else
+    length."""
 
     text: str
     tokens: tuple[int, ...]
@@ -240,7 +220,7 @@ def generate_answers(
 ) -> list[Answer]:
     """Greedy answers of at most `limit` tokens; one of `stop_ids` or of the strings `stops` ends an answer."""
     asked = [list(map(list, ids)), limit, list(stop_ids), list(stops), batch]
-    key = cache.key("answers", cache.of(subject), asked)
+    key = cache.key("answers before stops", cache.of(subject), asked)
     if (known := cache.read(key, subject.cached)) is not None:
         return [Answer(one["text"], tuple(one["tokens"]), one["finish"]) for one in known]
     write = _write_own if isinstance(subject.model, Transformer) else _write_foreign
@@ -272,8 +252,7 @@ def _write_own(
                     generator.finish(row)
                     open_rows.discard(row)
         for index, result in zip(members, generator.results, strict=True):
-            text = subject.tokenizer.decode(result.tokens).strip()
-            answers[index] = Answer(text, tuple(result.tokens), result.finish)
+            answers[index] = _answer(subject, result.tokens, stops, result.finish == "stop")
             if progress is not None:
                 progress.advance()
     return [answers[index] for index in range(len(ids))]
@@ -294,19 +273,21 @@ def _write_foreign(
         tokens, ended = subject.model.generate(
             prompt, limit, stop_ids, lambda new: bool(stops) and _stopped(subject, new, stops)
         )
-        text = subject.tokenizer.decode(tokens).strip()
-        answers.append(Answer(text, tuple(tokens), "stop" if ended else "length"))
+        answers.append(_answer(subject, tokens, stops, ended))
         if progress is not None:
             progress.advance()
     return answers
 
 
 def _stopped(subject: Subject, tokens: Sequence[int], stops: Sequence[str]) -> bool:
-    text = subject.tokenizer.decode(tokens).lstrip()
+    text = subject.tokenizer.decode(tokens)
     return any(stop in text for stop in stops)
 
 
-def _until(text: str, stops: Sequence[str]) -> str:
+def _answer(subject: Subject, tokens: Sequence[int], stops: Sequence[str], ended: bool) -> Answer:
+    """A stop string counts wherever it stands: an answer that begins with one is empty (open-instruct)."""
+    text = subject.tokenizer.decode(tokens)
+    ended = ended or _stopped(subject, tokens, stops)
     for stop in stops:
         text = text.split(stop)[0]
-    return text.strip()
+    return Answer(text.strip(), tuple(tokens), "stop" if ended else "length")
