@@ -96,3 +96,20 @@ def test_a_short_question_counts_where_it_is_the_whole_turn(tmp_path: Path) -> N
     assert history(tmp_path, ["Tell me, is a whale a fish or a mammal?"]).saw([asked(item)], ()) is None
     (tmp_path / "b").mkdir()
     assert history(tmp_path / "b", ["Is a whale a fish?"]).saw([asked(item)], ()) is not None
+
+
+def test_held_out_conversations_that_another_folder_trained_on_are_seen(tmp_path: Path) -> None:
+    """All of what a user says counts, a turn of it and what is too short do not."""
+    first, second = "Please write a short poem about the sea.", "Now tell me why the sea is salty."
+    known = history(tmp_path, [first, second])
+    for turns, found in (
+        ([first], True),
+        ([first, second], True),
+        ([first, "Yes."], True),
+        ([first, "And what about the rivers that run into it?"], False),
+        (["Yes."], False),
+    ):
+        seen = known.saw_turns([turns])
+        assert (seen is not None) == found, turns
+    seen = known.saw_turns([[first], [second], ["Something else, that nobody has said."]])
+    assert seen is not None and seen.prompts == 2

@@ -17,6 +17,7 @@ from loom.chat.prepare import Prepare, prepare
 from loom.cli import main
 from loom.errors import LoomError
 from loom.evals import beside, tuned
+from loom.evals.evaluate import evaluate
 from loom.evals.plan import plan
 from loom.evals.probes import PROBES
 from loom.evals.settings import EvalRecipe
@@ -150,6 +151,26 @@ def test_no_held_out_rows_are_named(prepared: Path, subject: Subject) -> None:
             measure(subject, prepared / folder)
     with pytest.raises(LoomError, match="what a model was trained on"):  # before anything is measured
         plan(EvalRecipe(pairs=prepared / "no-pairs"))
+
+
+def test_probes_are_the_same_whatever_was_held_out(
+    prepared: Path, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folders that hold out other answers: those are other rows, the probes are not."""
+    monkeypatch.setenv("LOOM_CACHE", str(tmp_path / "cache"))
+    recipe = Prepare(
+        "sft", (Share(str(prepared / "sft.jsonl")),), prepared / "tokenizer.json", max_length=128, held_out=4
+    )
+    prepare(recipe, prepared / "other")
+    for name, folder in (("a", "sft"), ("b", "other")):
+        evaluate(subject, EvalRecipe(conversations=prepared / folder, max_new_tokens=2), tmp_path / name)
+    places = {name: [tmp_path / name] for name in "ab"}
+    bodies = {name: [beside.read(folder) for folder in of] for name, of in places.items()}
+    digests = [[one["tasks"][task]["digest"] for task in ("answers", "probes")] for (one,) in bodies.values()]
+    assert digests[0][0] != digests[1][0] and digests[0][1] == digests[1][1]
+    lines = {line.name: line for line in beside.table(bodies, places)}
+    assert beside.verdict(lines["instruction probes followed"], "a", "b") == "same"
+    assert beside.verdict(lines["held-out answers: bits per byte"], "a", "b") == beside.OTHER
 
 
 def body(**results: Any) -> dict[str, Any]:

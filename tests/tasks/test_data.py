@@ -77,6 +77,22 @@ BAD = [
     ("commonsense_qa", rows.labelled("q", ["a", "b", "c", "d"], "A"), "4 choices, not 5"),
     ("commonsense_qa", rows.labelled("q", ["a", "b", " ", "d", "e"], "A"), "choice 2 .* empty"),
     ("arc_easy:olmes-mcf:0shot", rows.labelled("q", ["a", ""], "A"), "choice 1 .* empty"),
+    ("arc_easy", rows.labelled("q", ["a"], "A"), "1 choice, and at least 2"),
+    ("arc_easy", {**rows.ARC[0], "question": None}, "its question is null"),
+    ("arc_easy", {**rows.ARC[0], "question": " "}, "its question is empty"),
+    ("arc_easy", rows.labelled("q", ["a", None], "A"), "choice 1 .* is missing"),  # type: ignore[list-item]
+    ("arc_easy", {**rows.ARC[0], "choices": ["a", "b"]}, "its choices are"),
+    ("openbookqa", {**rows.labelled("q", ["a", "b", "c"], "A", name="question_stem")}, "3 choices, not 4"),
+    ("openbookqa:olmes:0shot", rows.labelled("q", ["a"] * 5, "A", name="question_stem"), "5 choices, not 4"),
+    ("openbookqa:olmes-mcf:0shot", rows.labelled("q", ["a"] * 3, "A", name="question_stem"), "3 choices"),
+    ("commonsense_qa:olmo-inloop", rows.labelled("q", ["a", "b", "c", "d"], "A"), "4 choices, not 5"),
+    ("commonsense_qa:olmes-mcf:0shot", rows.labelled("q", ["a", "b", "c", "d"], "A"), "4 choices, not 5"),
+    ("boolq", {"question": "q", "passage": "Untitled.", "answer": True}, "no title .* super_glue"),
+    ("boolq:olmo-inloop", {"question": "q", "passage": "p", "answer": "no"}, "answer is 'no', not true"),
+    ("boolq", {"question": "q", "passage": None, "label": 1}, "its passage is null"),
+    ("winogrande", {**rows.WINOGRANDE[0], "option1": ""}, "options is empty"),
+    ("hellaswag", {**rows.HELLASWAG[0], "endings": "abcd"}, "endings? .* not a list|choices are 'abcd'"),
+    ("truthfulqa_mc1", {"question": "q", "mc1_targets": {"choices": ["a"], "labels": [1]}}, "1 choice, and"),
     ("truthfulqa_mc2", {"question": "q", "mc2_targets": {"choices": ["a"], "labels": [1]}}, "some must be"),
 ]
 
@@ -93,6 +109,52 @@ def test_a_bad_row_is_named_and_never_scored(
     loaded = data.load(registry.task(name), tmp_path, skip_bad=True)
     assert len(loaded.items) == len(good)
     assert list(loaded.bad) == [f"{file}.validation.jsonl:{len(good) + 1}"]
+
+
+def test_a_bad_row_is_named_by_its_line_and_its_file_whatever_lies_before_it(tmp_path: Path) -> None:
+    """Blank lines count as lines, a second file has lines of its own, and one of each subject is one of each."""
+    good, bad = json.dumps(rows.PIQA[0]), json.dumps({**rows.PIQA[0], "sol2": ""})
+    (tmp_path / "piqa.validation.jsonl").write_text(f"{good}\n\n\n{bad}\n")
+    loaded = data.load(registry.task("piqa"), tmp_path, skip_bad=True)
+    assert list(loaded.bad) == ["piqa.validation.jsonl:4"]
+
+    for number, lines in enumerate(([good] * 3, [good, bad])):
+        shard = tmp_path / "hub" / "piqa" / "validation" / f"{number:04}.jsonl"
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        shard.write_text("".join(f"{line}\n" for line in lines))
+    loaded = data.load(registry.task("piqa"), tmp_path / "hub", skip_bad=True)
+    assert [Path(place).name for place in loaded.bad] == ["0001.jsonl:2"]
+
+    for subject in ("anatomy", "virology"):
+        write(tmp_path, f"mmlu/{subject}.test.jsonl", [*rows.MMLU, {**rows.MMLU[0], "answer": 4}])
+    loaded = data.load(registry.task("mmlu"), tmp_path, skip_bad=True)
+    assert list(loaded.bad) == ["mmlu/anatomy.test.jsonl:4", "mmlu/virology.test.jsonl:4"]
+    with pytest.raises(LoomError, match=r"mmlu/anatomy\.test\.jsonl:4: .*and 1 more rows"):
+        data.load(registry.task("mmlu"), tmp_path)
+
+
+@pytest.mark.parametrize("field", ["answer", "choices"])
+def test_a_worked_example_that_cannot_be_shown_is_named(tmp_path: Path, field: str) -> None:
+    write(tmp_path, "mmlu/anatomy.test.jsonl", rows.MMLU)
+    worked = [dict(row) for row in rows.MMLU_DEV]
+    worked[3] |= {"answer": 9} if field == "answer" else {"choices": None}
+    write(tmp_path, "mmlu/anatomy.dev.jsonl", worked)
+    for skip_bad in (False, True):
+        with pytest.raises(LoomError, match=r"anatomy\.dev\.jsonl:4: this worked example cannot be shown"):
+            data.load(registry.task("mmlu:5shot"), tmp_path, skip_bad=skip_bad)
+
+
+def test_a_subject_without_rows_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "mmlu/anatomy.test.jsonl", rows.MMLU)
+    write(tmp_path, "mmlu/astronomy.test.jsonl", [])
+    with pytest.raises(LoomError, match=r"astronomy\.test\.jsonl has no rows"):
+        data.load(registry.task("mmlu"), tmp_path)
+
+
+def test_a_label_may_be_a_number_that_a_column_with_gaps_made_of_it(tmp_path: Path) -> None:
+    write(tmp_path, "piqa.validation.jsonl", [{**row, "label": float(row["label"])} for row in rows.PIQA])
+    golds = [item.gold for item in data.load(registry.task("piqa"), tmp_path).items]
+    assert golds == [row["label"] for row in rows.PIQA]
 
 
 @pytest.mark.parametrize("name", [name for name in registry.TASKS if name.split(":")[0].startswith("mmlu")])
@@ -208,6 +270,14 @@ def test_protocols_differ_where_the_reference_says() -> None:
     bare = rows.SCIQ[1]
     assert registry.task("sciq").render(0, bare).pairs[0][0].startswith("\nQuestion")
     assert registry.task("sciq:olmo-paper").render(0, bare).pairs[0][0].startswith("Question")
+    mmlu_row = rows.MMLU[0]
+    loop, lettered = (
+        registry.task(name).render(0, mmlu_row) for name in ("mmlu:olmo-inloop", "mmlu:olmo-inloop-mc")
+    )
+    assert loop.pairs[1] == ("Question: What is 2 + 3?\nAnswer:", " 5")
+    assert lettered.pairs[1] == ("What is 2 + 3?\nA. 4\nB. 5\nC. 6\nD. 7\nAnswer:", " B")
+    describe = registry.task("mmlu:olmo-inloop-mc").description
+    assert describe is not None and describe("high_school_biology").endswith("about high school biology:\n\n")
     hella = registry.task("hellaswag").render(0, rows.HELLASWAG[0])
     assert hella.pairs[2][1] == "  paints a wall."  # what stood in brackets leaves its space
     assert registry.task("piqa:olmes").render(0, rows.PIQA[1]).pairs[0][0] == "Goal: Dry wet shoes\nAnswer:"

@@ -34,6 +34,9 @@ def run(
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be scored.")
     ] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Score again what was scored before.")] = False,
+    pmi: Annotated[
+        bool, typer.Option("--pmi", help='acc_pmi for every task: continuations after "Answer:" alone, too.')
+    ] = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="Written answers: prompts in the chat format.")
     ] = False,
@@ -75,8 +78,6 @@ def run(
     Example: loom eval runs/quickstart/sft --tasks docs --data runs/quickstart/questions --out runs/eval
     """
     from loom.evals.evaluate import EvalRecipe, evaluate
-    from loom.evals.judged import judge_outputs
-    from loom.evals.judges import find_judge
     from loom.evals.plan import plan
     from loom.evals.subject import load_subject
     from loom.tasks import registry
@@ -84,16 +85,18 @@ def run(
     if reweight is not None:
         return show_reweighted(model, reweight)
     if model.is_file():
-        if not judge or len(judge) > 1 or reference is None:
-            raise LoomError(
-                f"{model} is a file of answers: give one --judge and --reference, the answers to beat."
-            )
-        spec = judge[0].removeprefix("alpaca_eval=")
-        judge_outputs(model, reference, find_judge(spec, cached=not no_cache), out)
-        return finish(out)
-    names = tuple(filter(None, tasks.split(",")))
-    names += tuple(name for part in filter(None, suite.split(",")) for name in registry.suite(part))
-    tuned = "adaptation" in [*tasks.split(","), *suite.split(",")]
+        others = {"--tasks": tasks, "--suite": suite, "--data": data, "--text": text, "--limit": limit}
+        if given := " and ".join(name for name, value in others.items() if value):
+            raise LoomError(f"{model} is a file of answers, all of which are judged: leave out {given}.")
+        return judge_file(model, judge or [], reference, not no_cache, out)
+    if reference is not None:
+        raise LoomError(
+            f"--reference goes with a file of answers, and {model} is none. A model's answers are compared with those in "
+            f"alpaca_eval.jsonl in --data."
+        )
+    asked, suites = ([name.strip() for name in words.split(",") if name.strip()] for words in (tasks, suite))
+    names = (*asked, *(name for part in suites for name in registry.suite(part)))
+    tuned = "adaptation" in [*asked, *suites]
     if tuned:
         names += registry.WRITTEN
     recipe = EvalRecipe(
@@ -107,6 +110,7 @@ def run(
         skip_bad=skip_bad,
         token_budget=token_budget,
         max_length=max_length,
+        pmi=pmi,
         chat=chat,
         judges=tuple(judge or ()),
         max_new_tokens=max_new_tokens,
@@ -120,10 +124,15 @@ def run(
 
         fetch_rows(names, data)
     if curve:
-        from loom.evals.curve import evaluate_run
+        from loom.evals.curve import evaluate_run, overview
 
+        if published:
+            raise LoomError(
+                "--published stands beside the figures of one model, and --curve measures many: leave one out, or name "
+                "one checkpoint."
+            )
         points = evaluate_run(model, recipe, out, dtype, device)
-        metric_names = list(dict.fromkeys(name for point in points for name in point["metrics"]))
+        metric_names = overview(points)
         rows = [[point["step"], *(point["metrics"].get(name) for name in metric_names)] for point in points]
         console.table(f"Checkpoints of {model}", ["step", *metric_names], rows)
         console.say(f"Written to {out / 'curve.html'} and {out / 'curve.json'}")
@@ -136,48 +145,54 @@ def run(
 
         for title, columns, rows in tables({"this model": body}):
             console.table(title, columns, rows)
+    fail_unjudged(
+        body,
+        f"Everything else is in {out}, and so are the answers: the same command with another --judge writes none again.",
+    )
+    return body
+
+
+def judge_file(
+    answers: Path, judges: list[str], reference: Path | None, cached: bool, out: Path
+) -> dict[str, Any]:
+    """A file of answers before a judge, without a model."""
+    from loom.evals.judged import judge_outputs
+    from loom.evals.judging import find_judge
+
+    if len(judges) != 1:
+        raise LoomError(
+            f"{answers} is a file of answers: give one --judge, and --reference, the answers to beat, unless it is "
+            f"replay:FILE."
+        )
+    spec = judges[0].removeprefix("alpaca_eval=")
+    judge_outputs(answers, reference, find_judge(spec, cached=cached), out)
+    body = finish(out)
+    fail_unjudged(body, "Name another --judge, or mend this one's answers.")
+    return body
+
+
+def fail_unjudged(body: dict[str, Any], mend: str) -> None:
+    """Raise `LoomError` where a judge was named and judged nothing."""
     failed = [name for name, result in body["results"].items() if "judge_failed" in result]
     if failed:
-        raise LoomError(
-            f"{', '.join(failed)} could not be judged ({body['results'][failed[0]]['judge_failed']}). Everything "
-            f"else is in {out}, and so are the answers: the same command with another --judge writes none again."
-        )
-    return body
+        why = body["results"][failed[0]]["judge_failed"]
+        raise LoomError(f"{', '.join(failed)} could not be judged ({why}). {mend}")
 
 
 def show_reweighted(folder: Path, mix: str) -> dict[str, Any]:
     """Another mixture's bits per byte, from the sums that an evaluation of text stored."""
-    from loom.evals.compare import has_text, read_results
-    from loom.evals.perplexity import by_domain, read_scores, reweighted
+    from loom.evals.mixture import reweigh
 
-    shares: dict[str, float] = {}
-    for part in mix.split(","):
-        name, _, share = part.rpartition("=")
-        try:
-            shares[name.strip()] = float(share)
-        except ValueError:
-            shares[name.strip()] = -1.0
-    if "" in shares or min(shares.values()) < 0 or not sum(shares.values()):
-        raise LoomError(
-            f"--reweight {mix} is no mixture: write domain=share,domain=share, as in web=0.7,wiki=0.3."
-        )
-    if (folder / "results.json").is_file() and not has_text(read_results(folder), folder):
-        raise LoomError(f"{folder} is an evaluation without text: name the --out of `loom eval --text`.")
-    scores = read_scores(folder / "text.jsonl")
-    domains = by_domain(scores)
-    if unknown := sorted(set(shares) - set(domains)):
-        raise LoomError(f"{folder} has no domain {unknown[0]!r}; it has {', '.join(domains)}.")
-    value, error = reweighted(scores, shares)
-    total = sum(shares.values())
-    rows = [[name, share / total] for name, share in shares.items()]
-    console.table("Mixture", ["domain", "share of bytes"], rows)
-    if error is None:
-        alone = [domain for domain in shares if len(domains[domain]) < 2]
-        console.say(f"{value:.4f} bits per byte on this mixture; no error, {alone[0]} is one document")
-    else:
-        console.say(f"{value:.4f} ± {error:.4f} bits per byte on this mixture")
-    mixture = {name: share / total for name, share in shares.items()}
-    return {"bits_per_byte": value, "bits_per_byte_stderr": error, "mixture": mixture}
+    found = reweigh(folder, mix)
+    console.table("Mixture", ["domain", "share of bytes"], [[*row] for row in found.shares.items()])
+    spread = "" if found.stderr is None else f" ± {found.stderr:.4f}"
+    no_error = f"; no error, {found.alone} is one document" if found.stderr is None else ""
+    console.say(f"{found.bits_per_byte:.4f}{spread} bits per byte on this mixture{no_error}")
+    return {
+        "bits_per_byte": found.bits_per_byte,
+        "bits_per_byte_stderr": found.stderr,
+        "mixture": dict(found.shares),
+    }
 
 
 def finish(out: Path) -> dict[str, Any]:
@@ -192,6 +207,8 @@ def finish(out: Path) -> dict[str, Any]:
 def show(body: dict[str, Any]) -> None:
     """Tables of a `results.json`: tasks with what their protocol reports, text with bits per byte; and below
     what a reader must know of them."""
+    from loom.evals.judging import notes as judged_notes
+
     ranked, measured, notes = [], [], []
     for name, result in body["results"].items():
         if "bytes" in result:
@@ -203,6 +220,11 @@ def show(body: dict[str, Any]) -> None:
         ranked.append(_task_row(name, name.removeprefix(f"{parent}_"), facts, result))
         if name in body["tasks"]:
             notes += _notes(name, facts, body.get("max_length"))
+            notes += [f"{name}: {note}" for note in judged_notes(result, facts)]
+    if texts := body.get("text"):
+        from loom.evals.sources import notes as text_notes
+
+        notes += text_notes(texts)
     if ranked:
         columns = ["task", "split", "n", "reported", "value", "acc", "acc_norm", "gold bits/byte", "guessing"]
         kept = [i for i in range(len(columns)) if i != 5 or any(row[3] != "acc" for row in ranked)]
@@ -222,9 +244,11 @@ def _task_row(name: str, shown: str, facts: dict[str, Any], result: dict[str, An
     if headline not in result:  # a subject's own figure, where the task's is a mean over subjects
         headline = headline.removeprefix("macro_")
     split = facts["files"][0]["split"] if facts.get("files") else ""
-    row = [name if name == shown else f"  {shown}", split, result["n"]]
+    row = [name if name == shown else f"  {shown}", split, result.get("judged", result["n"])]
     if "refused" in result:
         return [*row, "no figure", "seen in training", None, None, None, None]
+    if "judge_failed" in result:
+        return [*row[:2], 0, "no figure", "not judged", None, None, None, None]
     figures = [_figure(result, metric) for metric in (headline, "acc", "acc_norm", "bits_per_byte")]
     return [*row, headline, *figures, result.get("chance")]
 
@@ -233,8 +257,9 @@ def _text_row(name: str, result: dict[str, Any]) -> list[Any]:
     macro = result.get("macro_bits_per_byte")
     domains = None if macro is None else f"{macro:.4g} of {result['domains']:,}"
     share = result.get("training_share")
+    figure = "no figure" if "refused" in result else _figure(result, "bits_per_byte")
     return [
-        name, _figure(result, "bits_per_byte"), domains, result["bytes"], result["n"],
+        name, figure, domains, result["bytes"], result["n"],
         None if share is None else f"{share:.1%}",
     ]  # fmt: skip
 
@@ -254,12 +279,16 @@ def _notes(name: str, facts: dict[str, Any], length: int | None) -> list[str]:
     wanted = facts.get("protocol_split")
     if wanted and splits - {wanted}:
         found.append(f"{', '.join(sorted(splits)) or 'rows without a split'}, the protocol's is {wanted}")
+    if 0 < facts.get("subjects", 0) < facts.get("all_subjects", 0):
+        found.append(f"{facts['subjects']} of {facts['all_subjects']} subjects were there")
     if "anew" in facts.get("examples", ""):
         found.append(f"examples are {facts['examples']}")
     if truncated := facts.get("truncated"):
         found.append(
             f"{truncated:,} choices lost the left end of their context, longer than {length:,} tokens"
         )
+    if mostly := facts.get("mostly_cut"):
+        found.append(f"{mostly:,} rows kept less than half of their context: hardly a question is left")
     if lost := facts.get("not_scored"):
         shown = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
         found.append(

@@ -81,7 +81,8 @@ class History:
     """What a model was trained on, as far as its manifests and their folders are still there.
 
     `model` is a model, or a folder of tokens that one is about to be trained on. `against` are the digests of
-    what the training data were decontaminated against.
+    what the training data were decontaminated against, `artifacts` (paths by digest) the folders of documents and
+    tokens on the way.
     """
 
     def __init__(self, model: Path) -> None:
@@ -90,6 +91,7 @@ class History:
         self.turns: dict[str, Turns] = {}
         self.tokens: dict[str, int] = {}
         self.against: set[str] = set()
+        self.artifacts: dict[str, str] = {}
         try:
             root = artifact.lineage(model)
         except LoomError:
@@ -98,6 +100,8 @@ class History:
             if node.kind == "missing":
                 self.missing.append(str(node.path))
             self.against |= _against(node)
+            if node.kind in ("documents", "tokens"):
+                self.artifacts[node.digest] = str(node.path)
             if node.kind in ("file", "missing", "folder"):
                 self.files[node.digest] = str(node.path)
             elif node.kind == "tokens":
@@ -123,6 +127,16 @@ class History:
         wanted = list(prompts)
         for where, turns in self.turns.items():
             if found := sum(any(map(turns.hold, spellings)) for spellings in wanted):
+                return Seen(where, found)
+        return None
+
+    def saw_turns(self, conversations: Iterable[Sequence[str]]) -> Seen | None:
+        """Where the model was tuned on what users say in held-out conversations: those count of which every turn of
+        `FEWEST` words or more was said there."""
+        told = [[turn for turn in turns if len(words(turn)) >= FEWEST] for turns in conversations]
+        wanted = [turns for turns in told if turns]
+        for where, known in self.turns.items():
+            if found := sum(all(map(known.hold, turns)) for turns in wanted):
                 return Seen(where, found)
         return None
 

@@ -15,32 +15,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from loom import artifact
-from loom.artifact import Artifact, Input, atomic_write, write_json
+from loom.artifact import Artifact, Input, write_json
 from loom.console import console
-from loom.errors import LoomError
 from loom.evals import cache, metrics, perplexity, tuned
-from loom.evals.contamination import History
-from loom.evals.judged import judge_answers
+from loom.evals.answering import answer_task
+from loom.evals.contamination import History, Seen
+from loom.evals.folder import discard, refuse_emptying
 from loom.evals.plan import Plan, plan
+from loom.evals.probes import PROBES
+from loom.evals.schemas import write_lines
 from loom.evals.settings import EvalRecipe, clean, length, refused
+from loom.evals.sources import Texts, facts_of, trained_on
 from loom.evals.subject import Subject
 from loom.evals.summary import lines_of, macro, summarise
-from loom.evals.text import (
-    by_source,
-    is_token_folder,
-    read_texts,
-    text_documents,
-    text_files,
-    token_documents,
-)
-from loom.evals.written import Prompt, Written, chat_of, write_answers
 from loom.recipe import to_plain
-from loom.tasks import data
+from loom.tasks import data, mmlu
 from loom.tasks.data import Found, Loaded
-from loom.tasks.item import Task, asked
+from loom.tasks.item import Item, Task, asked
 from loom.version import VERSION
 
 __all__ = ["EvalRecipe", "best_forms", "evaluate"]
@@ -56,7 +48,11 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     planned = planned or plan(recipe)
     recipe = planned.recipe
     subject = replace(subject, cached=recipe.use_cache)
-    _discard(out)
+    if planned.text is not None:
+        planned.text.check(subject.tokenizer)
+    replays = [word.removeprefix("replay:") for word in planned.judges.values() if word.startswith("replay:")]
+    refuse_emptying(out, list(map(Path, replays)))
+    discard(out)
     results: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {}
     names: list[str] = []
@@ -70,7 +66,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     def keep(name: str, lines: Sequence[Mapping[str, Any]], facts: dict[str, Any], before: float) -> None:
         sources[name] = facts
         names.append(f"{name}.jsonl")
-        _write_lines(out / names[-1], lines)
+        write_lines(out / names[-1], lines)
         seconds[name] = round(time.monotonic() - before, 3)
 
     for task, loaded in planned.ranked:
@@ -81,7 +77,8 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
         keep(task.name, lines, facts, before)
     results |= best_forms(results, sources)
     for written, prompts in planned.written:
-        seen = history.saw([prompt.spellings for prompt in prompts], ())
+        own = [digest for found in planned.prompts[written.name] for digest in found.digests]
+        seen = history.saw([prompt.spellings for prompt in prompts], own)
         judge = planned.judges.get(written.name)
         if recipe.present and judge is None and seen is None:
             missing[written.name] = "no judge was named"
@@ -95,43 +92,46 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
             results[written.name] = refused(written.name, seen)
             keep(written.name, [], about | {"seen": vars(seen)}, before)
             continue
-        answers, result = _ask(subject, written, prompts, recipe)
-        opened = subject.tokenizer.decode(subject.opening.always) or "an end-of-text token"
-        about["format"] = chat_of(subject).note if recipe.chat else f"raw text after {opened}"
-        lines = [
-            written.store(prompt, answer, subject.path.name)
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        keep(written.name, lines, about, before)  # before they are judged: a judge may fail
-        if judge is not None:
-            try:
-                figures, said = judge_answers(written, prompts, answers, lines, judge, subject.cached)
-                result |= figures
-                about |= said
-            except (LoomError, OSError, RuntimeError, ValueError, IndexError) as error:
-                result["judge_failed"] = f"{judge}: {error}"
-                console.warn(f"{written.name} was not judged; its answers are kept. {judge}: {error}")
-        results[written.name] = result
+        answered = answer_task(subject, written, prompts, recipe, judge, out)
+        results[written.name], sources[written.name] = answered.result, about | answered.facts
+        names += answered.files
+        seconds[written.name] = round(time.monotonic() - before, 3)
     for name, work in _held_out(subject, recipe).items():
         before = time.monotonic()
-        results[name], lines = work()
         given = recipe.conversations if name != "preferences" else recipe.pairs
         assert given is not None
-        held = tuned.held_out(given, "dpo" if name == "preferences" else "sft")
+        objective = "dpo" if name == "preferences" else "sft"
+        held = tuned.held_out(given, objective)
+        seen = None if name == "probes" else history.saw_turns(tuned.said(given, objective))
+        if seen is not None and name != "preferences":
+            results[name] = refused(name, seen)
+            keep(name, [], {"headline": "n", "seen": vars(seen)}, before)
+            continue
+        results[name], lines = work()
+        if seen is not None:  # the prompt is not what a pair asks about, but it was read
+            console.warn(
+                f"preferences: {seen.prompts:,} of its prompts are in what the model was trained on."
+            )
+            results[name]["seen_prompts"] = seen.prompts
         digest = artifact.load(held, "tokens").digest
+        if name == "probes":  # the same ones whatever folder was held out
+            digest = artifact.digest_json([[probe.kind, probe.prompt] for probe in PROBES])
         keep(name, lines, {"headline": next(iter(results[name])), "digest": digest}, before)
     for name, reason in missing.items():
         console.say(f"{name}: not measured, {reason}")
-    if recipe.text:
+    texts: list[dict[str, Any]] = []
+    if planned.text is not None:
         before = time.monotonic()
-        found, lines = evaluate_text(subject, recipe)
+        seen_text = trained_on(planned.text.sources, [history])
+        found, lines = evaluate_text(subject, recipe, planned.text, seen_text)
         for name, share in history.shares.items():
             if name in found:  # the fit follows the mixture
                 found[name]["training_share"] = share
+        texts = facts_of(planned.text, seen_text, out)
         # A text may be called what a task is called; neither takes the other's place.
         results |= {f"text:{name}" if name in results else name: one for name, one in found.items()}
         names.append("text.jsonl")
-        _write_lines(out / "text.jsonl", lines)
+        write_lines(out / "text.jsonl", lines)
         seconds["text"] = round(time.monotonic() - before, 3)
     body = {
         "results": clean(results),
@@ -145,7 +145,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
         "seed": recipe.seed,
         "sample_seed": data.SEED,
         "tasks": sources,
-        **({"text": _texts(recipe, out), "training_shares": history.shares} if recipe.text else {}),
+        **({"text": texts, "training_shares": history.shares} if texts else {}),
         **({"not_measured": missing} if missing else {}),
     }
     write_json(out / "results.json", body)
@@ -162,40 +162,6 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     of_this_run = {"seconds_by_task": seconds, "cached": cached}
     write_json(out / artifact.RUN, artifact.read_run(out) | of_this_run)
     return made
-
-
-def _discard(out: Path) -> None:
-    """Take an earlier evaluation away, its rows and sums too: beside another model's figures they would pass for
-    that model's. Only what its manifest lists goes."""
-    artifact.refuse_other(out, "evaluation")
-    try:
-        listed = [output.path for output in artifact.load(out).outputs]
-    except LoomError:  # none there, or one that was changed by hand
-        listed = []
-    listed.sort(key=lambda name: name != "results.json")  # what makes it an evaluation goes first
-    for name in listed:
-        try:
-            (out / Path(name).name).unlink(missing_ok=True)
-        except OSError as error:
-            raise artifact.explain_os_error(error, out / name) from error
-    artifact.discard(out, "evaluation")
-
-
-def _ask(
-    subject: Subject, written: Written, prompts: Sequence[Prompt], recipe: EvalRecipe
-) -> tuple[list[str], dict[str, Any]]:
-    """The model's answers, and what there is to say of them without a judge."""
-    with console.progress(written.name, total=len(prompts)) as progress:
-        answers, cut = write_answers(
-            subject,
-            written,
-            prompts,
-            chat=recipe.chat,
-            max_new_tokens=recipe.max_new_tokens,
-            progress=progress,
-        )
-    empty = sum(not answer for answer in answers)
-    return answers, {"n": len(answers), "empty_answers": empty, "prompts_cut": cut}
 
 
 def _files(found: Sequence[Found], base: Path) -> list[dict[str, str]]:
@@ -257,11 +223,21 @@ def evaluate_task(
         )
     outcomes = metrics.outcomes(loaded.items, scores)
     results = {task.name: summarise(task, loaded.items, scores, outcomes)}
-    for group in dict.fromkeys(item.group for item in loaded.items if item.group):
-        of = [index for index, item in enumerate(loaded.items) if item.group == group]
-        results[f"{task.name}_{group}"] = summarise(task, loaded.items, scores, outcomes, of)
-    subjects = [result for name, result in results.items() if name != task.name]
-    results[task.name] = macro(task, results[task.name], subjects)
+    parts = {
+        group: [index for index, item in enumerate(loaded.items) if item.group == group]
+        for group in dict.fromkeys(item.group for item in loaded.items if item.group)
+    }
+    if len(parts) > 1:  # one subject's figures are the task's
+        subjects = {group: summarise(task, loaded.items, scores, outcomes, of) for group, of in parts.items()}
+        results[task.name] = macro(task, results[task.name], list(subjects.values()))
+        for category, members in mmlu.GROUPS.items():
+            if within := [index for group in members for index in parts.get(group, ())]:
+                results[f"{task.name}_{category}"] = macro(
+                    task,
+                    summarise(task, loaded.items, scores, outcomes, sorted(within)),
+                    [subjects[group] for group in members if group in subjects],
+                )
+        results |= {f"{task.name}_{group}": result for group, result in subjects.items()}
     facts: dict[str, Any] = {
         "files": [_file(one, recipe.data) for one in loaded.found],
         "protocol_split": task.splits[0] if task.splits else "",
@@ -276,14 +252,21 @@ def evaluate_task(
             else {}
         ),
         "subjects": len(loaded.found) if task.subjects else 0,
+        "all_subjects": len(task.subjects),
         "bad": dict(loaded.bad),
         "truncated": scores.truncated,
-        "not_scored": [loaded.items[index].doc_id for index in scores.lost],
+        "mostly_cut": len(set(scores.gutted) - set(scores.lost)),
+        "not_scored": [_place(loaded.items[index]) for index in scores.lost],
         "close": sum(outcome.close for outcome in outcomes if outcome is not None),
         "tokens_read": scores.read,
         "tokens_one_choice_at_a_time": scores.naive,
     }
     return results, list(lines_of(loaded.items, scores, outcomes)), facts, known
+
+
+def _place(item: Item) -> int | str:
+    """A row's number, with its subject where there are several."""
+    return f"{item.group}:{item.doc_id}" if item.group else item.doc_id
 
 
 def _file(found: Found, base: Path) -> dict[str, Any]:
@@ -300,34 +283,23 @@ def _examples(task: Task) -> str:
 
 
 def evaluate_text(
-    subject: Subject, recipe: EvalRecipe
+    subject: Subject, recipe: EvalRecipe, texts: Texts, seen: Mapping[str, Seen]
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Bits per byte by domain, and where there are several, pooled and macro; a line a document."""
-    folders = [path for path in recipe.text if is_token_folder(path)]
-    texts = list(read_texts([path for path in recipe.text if path not in folders], recipe.text_split))
-    documents = text_documents(texts, subject.tokenizer)
-    for folder in folders:
-        subject.tokenizer.check(artifact.load(folder, "tokens").facts["tokens"], str(folder))
-        documents += token_documents(folder)
-    if recipe.limit is not None:
-        documents = [document for group in by_source(documents) for document in group[: recipe.limit]]
+    """Bits per byte by domain, and where there are several, pooled and macro; a line a document. `seen` are sources
+    that the model was trained on: they get no figure."""
+    documents = texts.documents(subject.tokenizer, seen, recipe.limit)
     eos, first = subject.tokenizer.eos_id, subject.opening.empty
     rows = perplexity.document_rows(documents, eos, length(subject, recipe), first)
     with console.progress("bits per byte", total=len(rows)) as progress:
         logp = cache.rows(subject, rows, 2 * len(documents), budget=recipe.token_budget, progress=progress)
     scores = perplexity.document_scores(documents, logp)
-    return perplexity.table(scores, recipe.seed), [vars(score) for score in scores]
-
-
-def _texts(recipe: EvalRecipe, out: Path) -> list[dict[str, str]]:
-    """The files that were measured, with their digests; a token folder by its manifest's."""
-    found = []
-    for path in recipe.text:
-        if is_token_folder(path):
-            found.append((path, artifact.load(path, "tokens").digest))
-        else:
-            found += [(file, artifact.digest_file(file)) for file in text_files([path], recipe.text_split)]
-    return [{"path": artifact.relative(path, out), "digest": digest} for path, digest in found]
+    found: dict[str, dict[str, Any]] = {**perplexity.table(scores, recipe.seed, texts.splits)}
+    for source, split in texts.splits.items():
+        if split and source in found:
+            found[source]["split"] = split
+    for source, where in seen.items():  # a domain of another source may have its name
+        found[f"text:{source}" if source in found else source] = {"bytes": 0, **refused(source, where)}
+    return found, [vars(score) for score in scores]
 
 
 def _versions() -> dict[str, str]:
@@ -363,8 +335,3 @@ def _judge(word: str, out: Path) -> str:
     kind, _, paths = spec.partition(":")
     seen = ",".join(artifact.relative(Path(path), out) for path in paths.split(","))
     return f"{task}{equals}{kind}:{seen}"
-
-
-def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    with atomic_write(path) as stream:
-        stream.writelines(orjson.dumps(line) + b"\n" for line in lines)

@@ -36,6 +36,8 @@ class Scores:
     truncated: int
     cut: tuple[int, ...]
     """Indices of the items of which a choice lost the left end of its context; `truncated` counts choices."""
+    gutted: tuple[int, ...]
+    """Indices of the items of which a choice kept less than half of its context."""
     lost: tuple[int, ...]
     read: int
     """Tokens the model read, padding not counted."""
@@ -108,6 +110,7 @@ class Layout:
     tokens: list[list[int]]
     truncated: int
     cut: tuple[int, ...]
+    gutted: tuple[int, ...]
     lost: tuple[int, ...]
     naive: int
 
@@ -136,11 +139,17 @@ class Layout:
             free_keys.append(plan.add(unconditioned, "") if fits else [])
         rows, shared = plan.rows()
         tokens = [[len(pair.continuation) for pair in group] for group in conditioned]
-        cut = tuple(
-            index
-            for index, group in enumerate(conditioned)
-            if any(len(pair.context) + len(pair.continuation) > max_length + 1 for pair in group)
-        )
+        # What is left of each context, in tokens.
+        left = [[max_length + 1 - len(pair.continuation) for pair in group] for group in conditioned]
+
+        def where(least: float) -> tuple[int, ...]:
+            """Items of which a choice kept less than this part of its context."""
+            return tuple(
+                index
+                for index, (group, kept) in enumerate(zip(conditioned, left, strict=True))
+                if any(few < least * len(pair.context) for pair, few in zip(group, kept, strict=True))
+            )
+
         return cls(
             rows,
             shared,
@@ -149,7 +158,8 @@ class Layout:
             free_keys,
             tokens,
             plan.truncated,
-            cut,
+            where(1.0),
+            where(0.5),
             tuple(lost),
             plan.naive,
         )
@@ -164,7 +174,7 @@ class Layout:
         tokens = [np.asarray(counts, dtype=np.float64) for counts in self.tokens]
         read = sum(map(len, self.rows))
         read += sum(len(shared.tokens) + sum(map(len, shared.rows)) for shared in self.shared)
-        return Scores(logp, free, tokens, self.truncated, self.cut, self.lost, read, self.naive)
+        return Scores(logp, free, tokens, self.truncated, self.cut, self.gutted, self.lost, read, self.naive)
 
 
 class _Plan:

@@ -33,6 +33,8 @@ class EvalRecipe:
     max_length: int | None = None
     """Context in tokens, at most the model's."""
     seed: int = 0
+    pmi: bool = False
+    """Score continuations after "Answer:" alone as well, for tasks whose protocol does not."""
     chat: bool = False
     """Written answers: prompts in the chat format, for a tuned model."""
     judges: tuple[str, ...] = ()

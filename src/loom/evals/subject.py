@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from loom import artifact
+from loom.artifact import digest_file
+from loom.console import console
 from loom.errors import LoomError
 from loom.evals.encode import PLAIN, Opening
 from loom.evals.foreign import Foreign, is_foreign, load_foreign, opening_of
@@ -51,6 +53,7 @@ def load_subject(path: Path, dtype: str = "float32", device: str | None = None) 
         model, folder = open_model(path, DTYPES[dtype])
         hasten(model)
         there, rows, length = folder.path, model.config.vocab_size, model.config.context_length
+    _check_written(there)
     tokenizer = Tokenizer.load(there)
     _check_end(there, tokenizer)
     if tokenizer.vocab_size > rows:
@@ -61,6 +64,21 @@ def load_subject(path: Path, dtype: str = "float32", device: str | None = None) 
     model = model.to(device).eval()
     opening = opening_of(there, tokenizer) if isinstance(model, Foreign) else PLAIN
     return Subject(model, tokenizer, length, there, digest(there), dtype, device, opening=opening)
+
+
+def _check_written(path: Path) -> None:
+    """Raise `LoomError` where the folder's own manifest lists another tokenizer.json than the one that is there: its
+    ids would be read by a model that was taught others."""
+    try:
+        listed = {output.path: output.digest for output in artifact.load(path).outputs}
+    except LoomError:
+        return  # a folder from elsewhere
+    file = path / "tokenizer.json"
+    if file.is_file() and listed.get(file.name, digest_file(file)) != digest_file(file):
+        raise LoomError(
+            f"{file} is not the one that this model was written with (its digest is not what {path / artifact.MANIFEST} "
+            f"lists): put that one back, or export the model again."
+        )
 
 
 OLD_SLIP = (0, 50279)  # OLMo v1 stated 0 in its configuration while 50279 ended the documents of its data
@@ -82,6 +100,10 @@ def _check_end(path: Path, tokenizer: Tokenizer) -> None:
     ends = {tokenizer.eos_id}
     if is_foreign(path):
         ends |= {tokenizer.token_id(token) for token in tokenizer.control}
+    if not known:
+        console.warn(
+            f"{path} says nowhere which token ends text, so that its tokenizer.json is its own could not be checked."
+        )
     if known and not ends & set(known) and (known[0], tokenizer.eos_id) != OLD_SLIP:
         raise LoomError(
             f"{path} ends text with id {known[0]}, but in its tokenizer.json {tokenizer.eos_token!r} is "

@@ -65,6 +65,14 @@ def held_out(folder: Path, objective: str) -> Path:
     return found
 
 
+def said(folder: Path, objective: str) -> list[list[str]]:
+    """What users say in each held-out conversation, or before each held-out pair of answers."""
+    lines = (held_out(folder, objective) / "conversations.jsonl").read_bytes().splitlines()
+    rows = [orjson.loads(line) for line in lines]
+    turns = [row["messages" if objective == "sft" else "prompt"] for row in rows]
+    return [[message["content"] for message in one if message["role"] == "user"] for one in turns]
+
+
 def documents(folder: Path, subject: Subject) -> list[Tuned]:
     """Documents of a folder of `loom prepare`. Raises `LoomError` for another tokenizer or no weights."""
     subject.tokenizer.check(artifact.load(folder, "tokens").facts["tokens"], str(folder))
