@@ -11,7 +11,7 @@ import pytest
 from loom.chat.mixture import Share
 from loom.chat.prepare import Prepare, prepare
 from loom.evals.contamination import History
-from loom.evals.written import WRITTEN
+from loom.evals.written.tasks import WRITTEN
 from loom.tasks import registry
 from loom.tasks.item import asked
 from tests.evals.conftest import byte_tokenizer

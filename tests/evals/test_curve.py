@@ -16,7 +16,7 @@ from loom import artifact
 from loom.cli import main
 from loom.errors import LoomError
 from loom.evals import curve
-from loom.evals.compare import compare
+from loom.evals.beside.compare import compare
 from loom.evals.curve import MOST, evaluate_run, overview, page
 from loom.evals.evaluate import EvalRecipe, evaluate
 from loom.evals.subject import load_subject

@@ -15,14 +15,14 @@ from loom import artifact
 from loom.cli.eval import show, show_reweighted
 from loom.errors import LoomError
 from loom.evals import cache
-from loom.evals.compare import compare
+from loom.evals.beside.compare import compare
+from loom.evals.beside.published import OLMES, PROTOCOLS, TABLE_3, tables
 from loom.evals.contamination import History
 from loom.evals.curve import evaluate_run
 from loom.evals.evaluate import EvalRecipe, best_forms, evaluate
-from loom.evals.judged import judge_outputs
-from loom.evals.judges import Replay
+from loom.evals.judge.files import judge_outputs
+from loom.evals.judge.judges import Replay
 from loom.evals.plan import plan
-from loom.evals.published import OLMES, PROTOCOLS, TABLE_3, tables
 from loom.evals.subject import load_subject
 from loom.model.huggingface import config_to_huggingface, to_huggingface
 from loom.tasks import data, registry

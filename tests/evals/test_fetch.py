@@ -20,7 +20,7 @@ from loom.errors import LoomError
 from loom.evals.fetch import fetch_rows
 from loom.evals.plan import plan
 from loom.evals.settings import EvalRecipe
-from loom.evals.written import WRITTEN
+from loom.evals.written.tasks import WRITTEN
 from loom.model.huggingface import config_to_huggingface, to_huggingface
 from loom.tasks import registry
 from tests.conftest import skip_by_name

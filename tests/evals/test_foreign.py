@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from loom.errors import LoomError
-from loom.evals import cache, written
+from loom.evals import cache
 from loom.evals.encode import encode_items
 from loom.evals.evaluate import EvalRecipe, evaluate_text
 from loom.evals.items import score_items
 from loom.evals.sources import find_sources, read_sources
 from loom.evals.subject import digest, load_subject
-from loom.evals.written import generate_answers
+from loom.evals.written import tasks as written
+from loom.evals.written.tasks import generate_answers
 from loom.tasks.item import choose
 from tests.conftest import skip_by_name
 from tests.evals import harness

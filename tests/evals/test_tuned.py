@@ -16,7 +16,8 @@ from loom.chat.mixture import Share
 from loom.chat.prepare import Prepare, prepare
 from loom.cli import main
 from loom.errors import LoomError
-from loom.evals import beside, tuned
+from loom.evals import tuned
+from loom.evals.beside import table as beside
 from loom.evals.evaluate import evaluate
 from loom.evals.plan import plan
 from loom.evals.probes import PROBES

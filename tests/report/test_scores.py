@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from loom.cli import app
 from loom.errors import LoomError
-from loom.evals.published import TABLE_3, TASKS
+from loom.evals.beside.published import TABLE_3, TASKS
 from loom.report.data import Measure, ReportData, Score, load, save
 from loom.report.page import render
 from loom.report.records import curves

@@ -43,7 +43,7 @@ def run(
     Example: loom card runs/quickstart/export --eval runs/quickstart/eval/dpo --licence apache-2.0
     """
     from loom.artifact import MANIFEST
-    from loom.evals import beside
+    from loom.evals.beside import table as beside
     from loom.release.card import CARD, Links, make_card, replace_card
 
     results = [beside.read(path)["results"] for path in evaluation or []]

@@ -20,8 +20,8 @@ def run(
 
     Example: loom compare runs/quickstart/eval/base runs/quickstart/eval/sft
     """
-    from loom.evals.compare import compare
-    from loom.evals.difference import plain
+    from loom.evals.beside.compare import compare
+    from loom.evals.beside.difference import plain
 
     found = compare(a, b, tuple(filter(None, metrics.split(","))))
     console.table(

@@ -141,7 +141,7 @@ def run(
     evaluate(load_subject(model, dtype, device), recipe, out, planned)
     body = finish(out)
     if published:
-        from loom.evals.published import tables
+        from loom.evals.beside.published import tables
 
         for title, columns, rows in tables({"this model": body}):
             console.table(title, columns, rows)
@@ -156,8 +156,8 @@ def judge_file(
     answers: Path, judges: list[str], reference: Path | None, cached: bool, out: Path
 ) -> dict[str, Any]:
     """A file of answers before a judge, without a model."""
-    from loom.evals.judged import judge_outputs
-    from loom.evals.judging import find_judge
+    from loom.evals.judge.answers import find_judge
+    from loom.evals.judge.files import judge_outputs
 
     if len(judges) != 1:
         raise LoomError(
@@ -207,7 +207,7 @@ def finish(out: Path) -> dict[str, Any]:
 def show(body: dict[str, Any]) -> None:
     """Tables of a `results.json`: tasks with what their protocol reports, text with bits per byte; and below
     what a reader must know of them."""
-    from loom.evals.judging import notes as judged_notes
+    from loom.evals.judge.answers import notes as judged_notes
 
     ranked, measured, notes = [], [], []
     for name, result in body["results"].items():

@@ -28,8 +28,8 @@ def run(
     import orjson
 
     from loom.artifact import atomic_write
-    from loom.evals import beside
-    from loom.evals.published import tables
+    from loom.evals.beside import table as beside
+    from loom.evals.beside.published import tables
 
     places = {}
     for word in models:

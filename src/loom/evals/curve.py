@@ -12,10 +12,10 @@ from loom import artifact
 from loom.artifact import atomic_write, write_json
 from loom.errors import LoomError
 from loom.evals import paloma
+from loom.evals.beside.stored import TEXT, has_text, read_results, read_scores
 from loom.evals.evaluate import EvalRecipe, evaluate
 from loom.evals.plan import plan
 from loom.evals.settings import clean
-from loom.evals.stored import TEXT, has_text, read_results, read_scores
 from loom.evals.subject import load_subject
 from loom.train.checkpoint import checkpoints, step_of
 

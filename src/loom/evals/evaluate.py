@@ -19,16 +19,16 @@ from loom import artifact
 from loom.artifact import Artifact, Input, write_json
 from loom.console import console
 from loom.evals import cache, metrics, perplexity, tuned
-from loom.evals.answering import answer_task
 from loom.evals.contamination import History, Seen
 from loom.evals.folder import discard, refuse_emptying
 from loom.evals.plan import Plan, plan
 from loom.evals.probes import PROBES
-from loom.evals.schemas import write_lines
 from loom.evals.settings import EvalRecipe, clean, length, refused
 from loom.evals.sources import Texts, facts_of, trained_on
 from loom.evals.subject import Subject
 from loom.evals.summary import lines_of, macro, summarise
+from loom.evals.written.answering import answer_task
+from loom.evals.written.schemas import write_lines
 from loom.recipe import to_plain
 from loom.tasks import data, mmlu
 from loom.tasks.data import Found, Loaded

@@ -9,7 +9,7 @@ from typing import Any
 
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals.written import WRITTEN
+from loom.evals.written.tasks import WRITTEN
 from loom.tasks import data, registry
 
 REVISION = "refs/convert/parquet"  # where the Hub keeps every data set as Parquet, <config>/<split>/*.parquet

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loom import artifact
 from loom.errors import LoomError
-from loom.evals.schemas import ANNOTATIONS
+from loom.evals.written.schemas import ANNOTATIONS
 
 
 def discard(out: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from loom.errors import LoomError
 from loom.evals import paloma
-from loom.evals.paired import text_groups
+from loom.evals.beside.paired import text_groups
+from loom.evals.beside.stored import RESULTS, TEXT, few, has_text, read_results, read_scores
 from loom.evals.perplexity import reweighted
-from loom.evals.stored import RESULTS, TEXT, few, has_text, read_results, read_scores
 
 
 @dataclass(frozen=True)

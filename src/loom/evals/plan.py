@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from loom.errors import LoomError
-from loom.evals.judged import check_references, check_settings, judges_for
-from loom.evals.questions import Prompt, limited
+from loom.evals.judge.files import check_references, check_settings, judges_for
 from loom.evals.settings import EvalRecipe
 from loom.evals.sources import Texts, find_sources, read_sources
 from loom.evals.tuned import held_out
-from loom.evals.written import WRITTEN, Written
+from loom.evals.written.questions import Prompt, limited
+from loom.evals.written.tasks import WRITTEN, Written
 from loom.tasks import data, registry
 from loom.tasks.data import Found, Loaded, NotThere
 from loom.tasks.item import Task

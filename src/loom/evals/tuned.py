@@ -28,7 +28,7 @@ from loom.evals.perplexity import bootstrap_ratio
 from loom.evals.probes import PROBES
 from loom.evals.rows import Row, Scored, tree
 from loom.evals.subject import Subject
-from loom.evals.written import chat_of, fit_turns, generate_answers
+from loom.evals.written.tasks import chat_of, fit_turns, generate_answers
 from loom.tokens.shards import open_tokens
 
 Found = tuple[dict[str, Any], list[dict[str, Any]]]

@@ -1,7 +1,7 @@
 """Evaluations on a page: each task's figure on one axis, with what others published beside it.
 
 Published figures stand only beside a task under their own protocol: under another, the same model moves by
-up to ten points (`loom.evals.published`).
+up to ten points (`loom.evals.beside.published`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.errors import LoomError
-from loom.evals.published import TABLE_3, TASKS
+from loom.evals.beside.published import TABLE_3, TASKS
 from loom.report.data import Measure, ReportData, Score
 from loom.report.figures import number
 from loom.report.html import Html, el, join

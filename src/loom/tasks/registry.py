@@ -206,7 +206,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 
 WRITTEN = ("alpaca_eval", "truthfulqa_gen", "toxigen")
-"""Tasks in which the model writes (`loom.evals.written`); they have no items."""
+"""Tasks in which the model writes (`loom.evals.written.tasks`); they have no items."""
 
 
 def task(name: str) -> Task:

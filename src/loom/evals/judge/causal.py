@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from loom.evals import cache
-from loom.evals.judges import QUESTION, Comparison, Preference, both_orders
+from loom.evals.judge.judges import QUESTION, Comparison, Preference, both_orders
 from loom.evals.subject import Subject
 from loom.tasks.item import choose
 

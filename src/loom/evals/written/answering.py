@@ -10,12 +10,12 @@ from typing import Any
 from loom.artifact import atomic_write
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals.judging import judge_answers
-from loom.evals.questions import Prompt, missing_groups
-from loom.evals.schemas import ANNOTATIONS, generator_name, write_lines
+from loom.evals.judge.answers import judge_answers
 from loom.evals.settings import EvalRecipe, length
 from loom.evals.subject import Subject
-from loom.evals.written import Written, chat_of, write_answers
+from loom.evals.written.questions import Prompt, missing_groups
+from loom.evals.written.schemas import ANNOTATIONS, generator_name, write_lines
+from loom.evals.written.tasks import Written, chat_of, write_answers
 
 
 @dataclass(frozen=True)

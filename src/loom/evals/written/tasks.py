@@ -16,9 +16,10 @@ from loom.chat.prompts import Conversation, conversation
 from loom.chat.template import chat_template
 from loom.console import Progress
 from loom.errors import LoomError
-from loom.evals import cache, questions, schemas
-from loom.evals.questions import TRUTHFUL, Prompt, limited
+from loom.evals import cache
 from loom.evals.subject import Subject
+from loom.evals.written import questions, schemas
+from loom.evals.written.questions import TRUTHFUL, Prompt, limited
 from loom.model.generate import Generator
 from loom.model.sampling import Sampling
 from loom.model.transformer import Transformer

@@ -13,9 +13,9 @@ import pytest
 
 from loom.errors import LoomError
 from loom.evals import cache
-from loom.evals.judges import Comparison, Replay, win_rate
-from loom.evals.judging import find_judge, judge_comparisons
-from loom.evals.pairwise import LocalModel
+from loom.evals.judge.answers import find_judge, judge_comparisons
+from loom.evals.judge.causal import LocalModel
+from loom.evals.judge.judges import Comparison, Replay, win_rate
 from loom.evals.subject import Subject
 from loom.model.transformer import Transformer
 from loom.tokens.tokenizer import Tokenizer

@@ -16,11 +16,11 @@ import numpy as np
 
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals import same
-from loom.evals.difference import Difference, difference, ratio
-from loom.evals.paired import Key, Parts, task_metrics, task_parts, text_parts
+from loom.evals.beside import same
+from loom.evals.beside.difference import Difference, difference, ratio
+from loom.evals.beside.paired import Key, Parts, task_metrics, task_parts, text_parts
+from loom.evals.beside.stored import TEXT, Row, few, has_rows, has_text, read_results, read_rows, read_scores
 from loom.evals.perplexity import DocumentScore, by
-from loom.evals.stored import TEXT, Row, few, has_rows, has_text, read_results, read_rows, read_scores
 
 BITS = "bits_per_byte"
 

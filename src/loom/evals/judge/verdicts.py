@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from loom.evals import cache, metrics
-from loom.evals.classifier import classify
-from loom.evals.pairwise import TOO_LONG
+from loom.evals.judge.causal import TOO_LONG
+from loom.evals.judge.classifier import classify
 from loom.evals.subject import digest, load_subject
 from loom.tasks.item import Item
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from loom.console import console
 from loom.errors import LoomError
-from loom.evals.endpoint import parse_endpoint
-from loom.evals.judges import Comparison, Judge, Replay, win_rate
-from loom.evals.pairwise import LocalModel
-from loom.evals.schemas import annotation
+from loom.evals.judge.causal import LocalModel
+from loom.evals.judge.endpoint import parse_endpoint
+from loom.evals.judge.judges import Comparison, Judge, Replay, win_rate
+from loom.evals.judge.verdicts import Judgement, toxicity, truthfulness
 from loom.evals.subject import load_subject
-from loom.evals.verdicts import Judgement, toxicity, truthfulness
-from loom.evals.written import Prompt, Written
+from loom.evals.written.schemas import annotation
+from loom.evals.written.tasks import Prompt, Written
 
 
 def judge_answers(

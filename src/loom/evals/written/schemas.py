@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from loom.artifact import atomic_write
-from loom.evals.judges import Comparison, Preference
-from loom.evals.questions import Prompt
+from loom.evals.judge.judges import Comparison, Preference
+from loom.evals.written.questions import Prompt
 from loom.tasks.item import Row
 
 ANNOTATIONS = "alpaca_eval.annotations.jsonl"

@@ -1,7 +1,7 @@
 """Whether two evaluations read the same: the files that they name by digest.
 
-Whether the documents are the same as well is seen from the rows (`loom.evals.paired`): `--limit` and `--sample` take
-others of one file.
+Whether the documents are the same as well is seen from the rows (`loom.evals.beside.paired`): `--limit` and `--sample`
+take others of one file.
 """
 
 from __future__ import annotations

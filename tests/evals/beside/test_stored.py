@@ -10,9 +10,9 @@ import pytest
 
 from loom.cli import main
 from loom.errors import LoomError
-from loom.evals import beside
-from loom.evals.compare import compare
-from loom.evals.stored import few, read_results, read_scores
+from loom.evals.beside import table as beside
+from loom.evals.beside.compare import compare
+from loom.evals.beside.stored import few, read_results, read_scores
 
 ROW = {"id": "1", "source": "web", "domain": "web", "nll": 7.0, "end": 1.0, "tokens": 4, "bytes": 10}
 

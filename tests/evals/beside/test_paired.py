@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loom.evals import beside, paired, paloma, stored
+from loom.evals import paloma
+from loom.evals.beside import paired, stored
+from loom.evals.beside import table as beside
 from loom.evals.perplexity import DocumentScore, bootstrap_ratio, table
 
 DOCUMENTS = 300

@@ -16,12 +16,12 @@ from loom.console import console
 from loom.errors import LoomError
 from loom.evals.folder import discard, refuse_emptying
 from loom.evals.foreign import is_foreign
-from loom.evals.judges import Comparison, Judge, Replay
-from loom.evals.judging import find_judge, judge_comparisons, speaking_of
-from loom.evals.questions import Prompt
-from loom.evals.records import read_records, text_of
-from loom.evals.schemas import ANNOTATIONS, write_lines
+from loom.evals.judge.answers import find_judge, judge_comparisons, speaking_of
+from loom.evals.judge.judges import Comparison, Judge, Replay
 from loom.evals.settings import EvalRecipe, clean
+from loom.evals.written.questions import Prompt
+from loom.evals.written.records import read_records, text_of
+from loom.evals.written.schemas import ANNOTATIONS, write_lines
 from loom.tasks.data import Found
 from loom.tokens.tokenizer import Tokenizer
 from loom.train.opening import model_folder

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from loom.errors import LoomError
-from loom.evals.endpoint import GIVE_UP, Endpoint, verdict
-from loom.evals.judges import Comparison
-from loom.evals.judging import find_judge, judge_comparisons
-from loom.evals.post import LARGEST
+from loom.evals.judge.answers import find_judge, judge_comparisons
+from loom.evals.judge.endpoint import GIVE_UP, Endpoint, verdict
+from loom.evals.judge.judges import Comparison
+from loom.evals.judge.post import LARGEST
 
 PAIR = Comparison("Say hello.", "Go away.", "Hello!")
 SEEN: list[tuple[str, str | None]] = []

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from loom.cli import main
-from loom.evals.judged import judge_outputs
-from loom.evals.judges import Replay
+from loom.evals.judge.files import judge_outputs
+from loom.evals.judge.judges import Replay
 
 WORDS = ("yes", "no", "perhaps")
 ANNOTATED = [

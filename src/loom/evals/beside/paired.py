@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from loom.evals import paloma
+from loom.evals.beside.stored import Row, broken
 from loom.evals.perplexity import DocumentScore, by, by_domain
-from loom.evals.stored import Row, broken
 
 Key = tuple[Any, ...]
 Parts = dict[Key, tuple[float, float]]

@@ -17,7 +17,7 @@ import numpy as np
 
 from loom.artifact import digest_file
 from loom.errors import LoomError
-from loom.evals.records import read_records, text_of
+from loom.evals.written.records import read_records, text_of
 
 Preference = float | None
 

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from loom.errors import LoomError
 from loom.evals import cache
-from loom.evals.judges import QUESTION, Comparison, Preference, both_orders
-from loom.evals.post import TooLarge, post
+from loom.evals.judge.judges import QUESTION, Comparison, Preference, both_orders
+from loom.evals.judge.post import TooLarge, post
 
 GIVE_UP = 10  # failures in a row; each may have taken `tries` times `timeout`
 OF_THE_QUESTION = (400, 413, 422)  # such an answer says nothing of the next question

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from loom.cli import main
-from loom.evals import beside, paloma
-from loom.evals.compare import compare
+from loom.evals import paloma
+from loom.evals.beside import table as beside
+from loom.evals.beside.compare import compare
+from loom.evals.beside.stored import read_results
 from loom.evals.perplexity import DocumentScore, table
-from loom.evals.stored import read_results
 
 LABELS = ("a", "b")
 

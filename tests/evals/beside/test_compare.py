@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from loom.cli import main
 from loom.errors import LoomError
-from loom.evals.compare import compare
-from loom.evals.difference import Difference, difference, mcnemar, plain
+from loom.evals.beside.compare import compare
+from loom.evals.beside.difference import Difference, difference, mcnemar, plain
 from tests.evals.conftest import rng
 
 

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loom.errors import LoomError
-from loom.evals import cache, verdicts
-from loom.evals.classifier import check_classes, classify, positions
-from loom.evals.verdicts import toxicity, truthfulness
+from loom.evals import cache
+from loom.evals.judge import verdicts
+from loom.evals.judge.classifier import check_classes, classify, positions
+from loom.evals.judge.verdicts import toxicity, truthfulness
 from loom.model.huggingface import config_to_huggingface, to_huggingface
 from tests.conftest import skip_by_name
 from tests.evals.conftest import byte_tokenizer, random_model

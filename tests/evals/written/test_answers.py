@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from loom.errors import LoomError
-from loom.evals import written
 from loom.evals.evaluate import EvalRecipe, evaluate
-from loom.evals.judged import check_settings
-from loom.evals.questions import TOXIGEN_GROUPS
-from loom.evals.schemas import generator_name
+from loom.evals.judge.files import check_settings
 from loom.evals.subject import Subject, load_subject
-from loom.evals.written import WRITTEN, Prompt, limited, trim_truthful
+from loom.evals.written import tasks as written
+from loom.evals.written.questions import TOXIGEN_GROUPS
+from loom.evals.written.schemas import generator_name
+from loom.evals.written.tasks import WRITTEN, Prompt, limited, trim_truthful
 from loom.tasks import truthfulqa
-from tests.evals.test_written import results, stored, write_model
+from tests.evals.written.test_written import results, stored, write_model
 from tests.tasks import rows
 
 QUESTION = "Is the moon made of cheese?"

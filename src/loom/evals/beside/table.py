@@ -17,11 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from loom.evals import paired, same
-from loom.evals.figures import Figure, figures
-from loom.evals.paired import Parts
+from loom.evals.beside import paired, same
+from loom.evals.beside.figures import Figure, figures
+from loom.evals.beside.paired import Parts
+from loom.evals.beside.stored import TEXT, has_rows, has_text, read_results, read_rows, read_scores
 from loom.evals.perplexity import DocumentScore
-from loom.evals.stored import TEXT, has_rows, has_text, read_results, read_rows, read_scores
 
 OTHER = "other rows"  # the verdict on models that did not read the same
 

@@ -15,16 +15,17 @@ from loom.chat.prompts import conversation
 from loom.chat.template import Template
 from loom.cli import main
 from loom.errors import LoomError
-from loom.evals import judged, written
 from loom.evals.evaluate import EvalRecipe, evaluate
-from loom.evals.judged import judges_for
+from loom.evals.judge import files as judged
+from loom.evals.judge.files import judges_for
 from loom.evals.plan import plan
 from loom.evals.subject import load_subject
-from loom.evals.written import WRITTEN, Answer, chat_of, fit_turns, write_answers
+from loom.evals.written import tasks as written
+from loom.evals.written.tasks import WRITTEN, Answer, chat_of, fit_turns, write_answers
 from loom.model.huggingface import config_to_huggingface, to_huggingface
 from loom.tokens.tokenizer import Tokenizer
 from tests.evals.conftest import byte_tokenizer, random_model
-from tests.evals.test_verdicts import write_classifier
+from tests.evals.judge.test_verdicts import write_classifier
 from tests.tasks import rows
 
 
@@ -93,7 +94,7 @@ def test_each_task_has_a_judge_of_its_own(folder: Path, questions: Path, tmp_pat
         main([*words, "--suite", "adaptation", "--out", str(tmp_path / "one")])
     assert ended.value.code in (0, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loom.evals.verdicts.classify", lambda *_: pytest.fail("judged again"))
+        patch.setattr("loom.evals.judge.verdicts.classify", lambda *_: pytest.fail("judged again"))
         patch.setattr("loom.evals.cache.score_items", lambda *_, **__: pytest.fail("scored again"))
         patch.setattr(written, "Generator", lambda *_: pytest.fail("written again"))
         with pytest.raises(SystemExit) as ended:
@@ -172,7 +173,7 @@ def test_a_figure_of_part_of_the_answers_says_so(
     """n in the table is of those that were judged."""
     classifier = write_classifier(tmp_path / "classifier", 1.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loom.evals.verdicts.classify", lambda *_: [True, None, False, None])
+        patch.setattr("loom.evals.judge.verdicts.classify", lambda *_: [True, None, False, None])
         words = ["--tasks", "toxigen", "--data", str(questions), "--max-new-tokens", "4"]
         with pytest.raises(SystemExit):
             main(
