@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from loom.cli.eval import show
+from loom.errors import LoomError
 from loom.evals.evaluate import EvalRecipe, evaluate
 from loom.evals.subject import Subject
 from loom.tokens.tokenizer import Tokenizer
@@ -90,3 +91,42 @@ def test_questions_of_which_hardly_anything_was_read_are_counted(
     body, _ = measured(subject, tmp_path / "none", max_length=3, **recipe)
     lost = body["tasks"]["mmlu_continuation"]["not_scored"]
     assert "virology:2" in lost and "anatomy:0" not in lost
+
+
+def test_a_mean_over_subjects_is_there_for_one_subject_too(
+    subject: Subject, questions: Path, tmp_path: Path
+) -> None:
+    """OLMES's headline is the mean over subjects, and the better of its two forms is taken from headlines."""
+    for other in ("anatomy", "sociology"):
+        (questions / "mmlu" / f"{other}.test.jsonl").unlink()
+    examples = "".join(json.dumps(row) + "\n" for row in rows.MMLU_DEV)
+    for name in SIZES:  # those of subjects without rows are no rows
+        (questions / "mmlu" / f"{name}.dev.jsonl").write_text(examples)
+    forms = ("mmlu:olmes", "mmlu:olmes-mcf")
+    evaluate(subject, EvalRecipe(tasks=forms, data=questions), tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert set(results) == {*forms, "mmlu:olmes-max"}
+    assert results["mmlu:olmes"]["n"] == SIZES["virology"]
+    assert results["mmlu:olmes"]["macro_acc_char"] == results["mmlu:olmes"]["acc_char"]
+
+
+def test_results_do_not_take_the_place_of_rows(subject: Subject, questions: Path) -> None:
+    before = sorted(path.read_bytes() for path in questions.rglob("*.jsonl"))
+    with pytest.raises(LoomError, match="--out is --data"):
+        evaluate(subject, EvalRecipe(tasks=("mmlu",), data=questions), questions)
+    assert sorted(path.read_bytes() for path in questions.rglob("*.jsonl")) == before
+
+
+def test_a_choice_without_tokens_is_told_before_anything_is_lost(
+    subject: Subject, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(subject, EvalRecipe(tasks=("mmlu",), data=questions), tmp_path / "out")
+    kept = (tmp_path / "out" / "results.json").read_bytes()
+
+    def nothing(*_: object) -> None:
+        raise LoomError("The continuation ' B' has no tokens of its own")
+
+    monkeypatch.setattr("loom.evals.evaluate.encode_items", nothing)
+    with pytest.raises(LoomError, match="mmlu: The continuation ' B' has no tokens"):
+        evaluate(subject, EvalRecipe(tasks=("mmlu",), data=questions), tmp_path / "out")
+    assert (tmp_path / "out" / "results.json").read_bytes() == kept

@@ -150,3 +150,23 @@ def test_what_a_reader_must_know_stands_in_notes() -> None:
         "read from the split val: b",
         "of a token folder, what it holds out was measured: t/heldout",
     ]
+
+
+def test_of_a_curated_folder_the_documents_are_measured(tmp_path: Path) -> None:
+    """What was dropped lies beside them."""
+    for part in ("documents", "removed"):
+        write_lines(tmp_path / "curated" / part / "web.jsonl", [{"id": part, "text": "a text"}])
+    assert [(text.id, text.source) for text in texts_of([tmp_path / "curated"])] == [("documents", "web")]
+
+
+def test_a_file_called_like_a_folder_keeps_its_own_name(tmp_path: Path) -> None:
+    for name in ("a/part-0", "b/part-0", "c/a"):
+        write_lines(tmp_path / f"{name}.jsonl", [{"id": name, "text": "a text"}])
+    assert len({text.source for text in texts_of([tmp_path])}) == 3
+
+
+def test_no_more_texts_are_kept_than_can_be_measured(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [{"id": str(i), "text": "four"} for i in range(9)])
+    write_lines(tmp_path / "b.jsonl", [{"id": str(i), "text": "seven b"} for i in range(2)])
+    kept = read_sources(find_sources([tmp_path])).beginning(10)
+    assert [len(one.texts) for one in kept.files] == [3, 2]  # 12 bytes of a; 14 of b

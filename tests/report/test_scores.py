@@ -84,3 +84,31 @@ def test_the_command_puts_evaluations_on_a_runs_page(tmp_path: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "58.0 % ± 1.0 % (acc_pmi, n 1,000)" in page
     assert "OLMo-7B: 65.4 %" in page
+
+
+def test_a_count_is_no_score_and_a_subject_is_measured_as_its_task_is(tmp_path: Path) -> None:
+    body = {
+        "results": {
+            "alpaca_eval": {"n": 805},
+            "toxigen": {"toxic[classifier]": 0.1, "n": 40, "judged": 30},
+            "piqa": {"n": 0, "refused": "seen", "acc": 0.5},
+            "mmlu:olmes": {"macro_acc_char": 0.4, "acc_char": 0.5, "acc": 0.3, "n": 9},
+            "mmlu:olmes_anatomy": {"acc_char": 0.6, "acc": 0.2, "n": 4},
+        },
+        "tasks": {
+            "alpaca_eval": {"headline": "n"},
+            "toxigen": {"headline": "toxic[classifier]"},
+            "piqa": {"headline": "acc"},
+            "mmlu:olmes": {"headline": "macro_acc_char"},
+        },
+    }
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "results.json").write_text(json.dumps(body))
+    assert [
+        (score.task, score.metric, score.measure.value, score.measure.n)
+        for score in read_scores([tmp_path / "x"])
+    ] == [
+        ("toxigen", "toxic[classifier]", 0.1, 30),
+        ("mmlu:olmes", "macro_acc_char", 0.4, 9),
+        ("mmlu:olmes_anatomy", "acc_char", 0.6, 4),
+    ]

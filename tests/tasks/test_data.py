@@ -252,6 +252,10 @@ def test_names() -> None:
     assert registry.task("piqa:lm-eval") is registry.task("piqa")
     assert registry.task("mmlu_astronomy").subjects == ("astronomy",)
     assert [task.name for task in registry.tasks(["quick", "piqa"])].count("piqa") == 1
+    assert [task.name for task in registry.tasks(["piqa", "piqa:lm-eval", "piqa:lm-eval:2shot"])] == [
+        "piqa",
+        "piqa:2shot",
+    ]
     with pytest.raises(LoomError, match="Did you mean 'hellaswag'"):
         registry.task("helaswag")
     with pytest.raises(LoomError, match="no suite 'all'"):

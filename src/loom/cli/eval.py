@@ -136,6 +136,12 @@ def run(
         rows = [[point["step"], *(point["metrics"].get(name) for name in metric_names)] for point in points]
         console.table(f"Checkpoints of {model}", ["step", *metric_names], rows)
         console.say(f"Written to {out / 'curve.html'} and {out / 'curve.json'}")
+        for point in points:
+            for name, why in point["judge_failed"].items():
+                raise LoomError(
+                    f"{name} of step {point['step']} could not be judged ({why}). Everything else is in {out}: the same "
+                    f"command with another --judge writes no answer again."
+                )
         return {"points": points}
     planned = plan(recipe)
     evaluate(load_subject(model, dtype, device), recipe, out, planned)

@@ -89,14 +89,19 @@ def _point(step: int, body: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             continue
         text = "bytes" in result
         metric = "bits_per_byte" if text else body["tasks"].get(name, {}).get("headline")
-        if metric is not None and result.get(metric) is not None:
+        if metric not in (None, "n") and result.get(metric) is not None:
             key = f"{name}/{metric}"
             values[key], errors[key] = result[metric], result.get(f"{metric}_stderr")
             if text:
                 whole[key] = name.removeprefix("text:") in sources
-            if metric.startswith("acc") and "chance" in result:
+            if metric.removeprefix("macro_").startswith("acc") and "chance" in result:
                 chance[key] = result["chance"]
-    return {"step": step, "metrics": values, "stderr": errors, "chance": chance, "whole": whole}
+    failed = {
+        name: result["judge_failed"] for name, result in body["results"].items() if "judge_failed" in result
+    }
+    return {
+        "step": step, "metrics": values, "stderr": errors, "chance": chance, "whole": whole, "judge_failed": failed,
+    }  # fmt: skip
 
 
 def overview(points: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -18,9 +18,12 @@ from typing import Any
 from loom import artifact
 from loom.artifact import Artifact, Input, write_json
 from loom.console import console
+from loom.errors import LoomError
 from loom.evals import cache, metrics, perplexity, tuned
 from loom.evals.contamination import History, Seen
+from loom.evals.encode import encode_items
 from loom.evals.folder import discard, refuse_emptying
+from loom.evals.judge.files import KINDS
 from loom.evals.plan import Plan, plan
 from loom.evals.probes import PROBES
 from loom.evals.settings import EvalRecipe, clean, length, refused
@@ -48,10 +51,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     planned = planned or plan(recipe)
     recipe = planned.recipe
     subject = replace(subject, cached=recipe.use_cache)
-    if planned.text is not None:
-        planned.text.check(subject.tokenizer)
-    replays = [word.removeprefix("replay:") for word in planned.judges.values() if word.startswith("replay:")]
-    refuse_emptying(out, list(map(Path, replays)))
+    _check(subject, planned, out)
     discard(out)
     results: dict[str, dict[str, Any]] = {}
     sources: dict[str, Any] = {}
@@ -164,6 +164,28 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
     return made
 
 
+def _check(subject: Subject, planned: Plan, out: Path) -> None:
+    """Raise `LoomError` for what can only be known with the model, and for inputs that lie where results will."""
+    recipe = planned.recipe
+    if planned.text is not None:
+        planned.text.check(subject.tokenizer)
+    for folder, objective in ((recipe.conversations, "sft"), (recipe.pairs, "dpo")):
+        if folder is not None:
+            held = tuned.held_out(folder, objective)
+            subject.tokenizer.check(artifact.load(held, "tokens").facts["tokens"], str(held))
+    for task, loaded in planned.ranked:
+        try:
+            encode_items(loaded.items, subject.tokenizer, subject.opening)
+        except LoomError as error:
+            raise LoomError(f"{task.name}: {error}") from None
+    replays = [word.removeprefix("replay:") for word in planned.judges.values() if word.startswith("replay:")]
+    refuse_emptying(out, list(map(Path, replays)))
+    if recipe.data is not None and recipe.data.resolve() == out.resolve():
+        raise LoomError(
+            f"--out is --data, {out}: what a model answers would take the place of rows. Name another --out."
+        )
+
+
 def _files(found: Sequence[Found], base: Path) -> list[dict[str, str]]:
     return [{"path": artifact.relative(one.path, base), "digest": one.digest} for one in found]
 
@@ -175,11 +197,14 @@ def best_forms(
     found: dict[str, dict[str, Any]] = {}
     for name, result in results.items():
         lettered = results.get(f"{name}-mcf") if name.endswith(":olmes") else None
-        if lettered is None or "refused" in result or "refused" in lettered:
+        if lettered is None:
             continue
+        both = {name: result, f"{name}-mcf": lettered}
+        if any(sources[form]["headline"] not in one for form, one in both.items()):
+            continue  # refused, or nothing of it could be scored
         forms = {
             form: (one[sources[form]["headline"]], one[f"{sources[form]['headline']}_stderr"], one["n"])
-            for form, one in ((name, result), (f"{name}-mcf", lettered))
+            for form, one in both.items()
         }
         best = max(forms, key=lambda form: forms[form][0])
         value, stderr, n = forms[best]
@@ -227,9 +252,9 @@ def evaluate_task(
         group: [index for index, item in enumerate(loaded.items) if item.group == group]
         for group in dict.fromkeys(item.group for item in loaded.items if item.group)
     }
+    subjects = {group: summarise(task, loaded.items, scores, outcomes, of) for group, of in parts.items()}
+    results[task.name] = macro(task, results[task.name], list(subjects.values()))
     if len(parts) > 1:  # one subject's figures are the task's
-        subjects = {group: summarise(task, loaded.items, scores, outcomes, of) for group, of in parts.items()}
-        results[task.name] = macro(task, results[task.name], list(subjects.values()))
         for category, members in mmlu.GROUPS.items():
             if within := [index for group in members for index in parts.get(group, ())]:
                 results[f"{task.name}_{category}"] = macro(
@@ -327,11 +352,11 @@ def _plain(recipe: EvalRecipe, out: Path) -> dict[str, Any]:
 
 def _judge(word: str, out: Path) -> str:
     """A judge as it is recorded: its file or folders as seen from `out`."""
-    task, equals, spec = word.rpartition("=")
-    if spec.startswith("endpoint:") or not all(
-        Path(path).exists() for path in spec.partition(":")[2].split(",")
-    ):
-        return word
+    task, equals, spec = word.partition("=")
+    if not equals or task not in KINDS:
+        task, equals, spec = "", "", word
     kind, _, paths = spec.partition(":")
+    if kind == "endpoint" or not paths or not all(Path(path).exists() for path in paths.split(",")):
+        return word
     seen = ",".join(artifact.relative(Path(path), out) for path in paths.split(","))
     return f"{task}{equals}{kind}:{seen}"

@@ -9,6 +9,9 @@ from loom import artifact
 from loom.errors import LoomError
 from loom.evals.written.schemas import ANNOTATIONS
 
+WRITES = (ANNOTATIONS, "alpaca_eval.json", "alpaca_eval.jsonl", "results.json")
+"""Files of an evaluation that may have the name of one to be judged by or to be judged."""
+
 
 def discard(out: Path) -> None:
     """Take an earlier evaluation away, its rows and sums too: beside another model's figures they would pass for
@@ -30,6 +33,7 @@ def discard(out: Path) -> None:
 def refuse_emptying(out: Path, inputs: Sequence[Path]) -> None:
     """Raise `LoomError` where what is to be read lies among an earlier evaluation's files, which are replaced."""
     for path in inputs:
-        inside = path.resolve().parent == out.resolve()
-        if inside and (path.name == ANNOTATIONS or (out / artifact.MANIFEST).exists()):
+        if path.resolve().parent == out.resolve() and (
+            path.name in WRITES or (out / artifact.MANIFEST).exists()
+        ):
             raise LoomError(f"{path} lies in --out {out}, whose files are replaced: name another folder.")

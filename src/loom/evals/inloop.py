@@ -30,7 +30,7 @@ from loom.evals.scorer import Floats, Grid, log_probabilities, tree_mask
 from loom.tasks.item import Item
 from loom.tokens.tokenizer import Tokenizer
 
-LOGGED = ("acc", "acc_norm", "acc_token", "acc_pmi", "bpb", "soft", "mc2")
+LOGGED = ("acc", "acc_norm", "acc_char", "acc_token", "acc_pmi", "bpb", "soft", "mc2")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,6 @@ class InLoop:
         """Once, at first use: by then the ranks are there."""
         if self._laid_out:
             return
-        self._laid_out = True
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._world = dist.get_world_size() if dist.is_initialized() else 1
         encoded = encode_items(self._items, self.tokenizer)
@@ -116,6 +115,7 @@ class InLoop:
         texts = [row for row, other in zip(windows, of_texts, strict=True) if other]
         self._ranking = self._pack([self._layout.rows], self._layout.count)
         self._reading = self._pack([held_out, texts], 2 * len(self._documents))
+        self._laid_out = True
 
     @property
     def tokens(self) -> int:

@@ -88,7 +88,7 @@ def mean(values: Sequence[float], clusters: Sequence[str] | None = None) -> tupl
     """Mean and its standard error: the sample's deviation over sqrt(n), as the harness gives it.
 
     With `clusters`, deviations are summed within a cluster before they are squared (Miller 2024,
-    "Adding Error Bars to Evals", section 2.2). NaN for fewer than two values.
+    "Adding Error Bars to Evals", section 2.2). NaN for fewer than two values, or clusters.
     """
     data = np.asarray(values, dtype=np.float64)
     if len(data) == 0:
@@ -98,6 +98,8 @@ def mean(values: Sequence[float], clusters: Sequence[str] | None = None) -> tupl
         return center, math.nan
     if clusters is None or len(set(clusters)) == len(data):
         return center, float(data.std(ddof=1) / math.sqrt(len(data)))
+    if len(set(clusters)) < 2:
+        return center, math.nan
     _, which = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.bincount(which, weights=data - center)
     return center, float(math.sqrt((sums**2).sum()) / len(data))

@@ -24,15 +24,6 @@ COMBINED = (
 )
 """The eleven that the OLMo paper combines (section 4.2)."""
 
-OTHERS = (
-    "dolma_100_programing_languages",
-    "twitterAAE_HELM_fixed",
-    "manosphere_meta_sep",
-    "gab",
-    "4chan_meta_sep",
-)
-GONE = ("the_pile", "ice")
-
 NAME = "paloma-11"
 """What the eleven together are called in results."""
 

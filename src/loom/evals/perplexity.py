@@ -23,6 +23,7 @@ from loom.evals.rows import Row, Scored, chain
 from loom.evals.scorer import Floats, Model, score_rows
 
 DRAWS = 1000  # of the bootstrap
+AT_ONCE = 10_000_000  # counts of drawn documents in memory
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,9 @@ def table(
 
 def macro(scores: Sequence[DocumentScore]) -> dict[str, float | int]:
     """The plain mean of the domains' bits per byte, and how many domains there are."""
-    values = [
-        float(summary(group)["bits_per_byte"])
-        for own in by(scores, "source").values()
-        for group in by(own, "domain").values()
-    ]
+    groups = [group for own in by(scores, "source").values() for group in by(own, "domain").values()]
+    sums = [(sum(one.nll for one in group), sum(one.bytes for one in group)) for group in groups]
+    values = [nll / (size * math.log(2)) if size else math.nan for nll, size in sums]
     return {"macro_bits_per_byte": sum(values) / len(values), "domains": len(values)}
 
 
@@ -207,9 +206,14 @@ def bootstrap_ratio(above: Floats, below: Floats, seed: int = 0, draws: int = DR
     """Standard error of sum(above) / sum(below) under resampling of documents; NaN for fewer than two."""
     if len(above) < 2:
         return math.nan
-    counts = np.random.default_rng(seed).multinomial(len(above), np.full(len(above), 1 / len(above)), draws)
-    bottom = counts @ below
-    return float((counts @ above)[bottom > 0].__truediv__(bottom[bottom > 0]).std(ddof=1))
+    random, n = np.random.default_rng(seed), len(above)
+    ratios = []
+    step = max(1, AT_ONCE // n)
+    for start in range(0, draws, step):
+        counts = random.multinomial(n, np.full(n, 1 / n), min(step, draws - start))
+        bottom = counts @ below
+        ratios.append((counts @ above)[bottom > 0] / bottom[bottom > 0])
+    return float(np.concatenate(ratios).std(ddof=1))
 
 
 def reweighted(scores: Sequence[DocumentScore], mix: Mapping[str, float]) -> tuple[float, float | None]:

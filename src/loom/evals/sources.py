@@ -101,6 +101,19 @@ class Texts:
         held = [document for _, documents in self.held for document in documents]
         return kept + _first(held, refused or {}, limit)
 
+    def beginning(self, size: int) -> Texts:
+        """Of each source of files the first texts, up to the one with which they have more than `size` bytes."""
+        left: dict[str, int] = {}
+        files = []
+        for one in self.files:
+            kept = []
+            for text in one.texts:
+                if left.setdefault(text.source, size) >= 0:
+                    kept.append(text)
+                    left[text.source] -= len(text.text.encode())
+            files.append(replace(one, texts=tuple(kept)))
+        return replace(self, files=tuple(files))
+
 
 def _first(items: Sequence[Item], refused: Mapping[str, Any], limit: int | None) -> list[Item]:
     count: Counter[str] = Counter()
@@ -127,7 +140,7 @@ def find_sources(paths: Sequence[Path], split: str | None = None) -> Sources:
     folders = [
         Folder(
             held,
-            place(held).name == HELD_OUT,
+            place(held).name == HELD_OUT and is_token_folder(place(held).parent),
             artifact.load(held, "tokens").digest,
             {
                 name: f"{called[_home(held)]}/{name}" if name in taken or owners[name] > 1 else name
@@ -164,7 +177,10 @@ def trained_on(found: Sources, histories: Sequence[History]) -> dict[str, Seen]:
             if (where := _saw_file(file, history)) is not None:
                 seen.setdefault(file.source, Seen(where, 0))
         for folder in found.folders:
-            if not folder.held_out and (where := _saw_folder(folder, history)) is not None:
+            where = history.artifacts.get(folder.digest)
+            if where is None and not folder.held_out:
+                where = _saw_folder(folder, history)
+            if where is not None:
                 seen |= {name: Seen(where, 0) for name in folder.names.values() if name not in seen}
     return seen
 
@@ -184,9 +200,7 @@ def _saw_file(file: TextFile, history: History) -> str | None:
 
 
 def _saw_folder(folder: Folder, history: History) -> str | None:
-    """Where these tokens were read, or documents that they were made of."""
-    if (where := history.artifacts.get(folder.digest)) is not None:
-        return where
+    """Where documents that these tokens were made of were read."""
     made = artifact.load(folder.path, "tokens")
     for item in made.inputs:
         if item.path.endswith(".json") or is_token_folder(place(folder.path / item.path)):

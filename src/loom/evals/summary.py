@@ -35,7 +35,7 @@ def summarise(
         values = [outcome.values[name] for outcome in kept]
         result[name], result[f"{name}_stderr"] = metrics.mean(values)
         clustered = metrics.mean(values, clusters)[1]
-        if clustered != result[f"{name}_stderr"]:
+        if math.isfinite(clustered) and clustered != result[f"{name}_stderr"]:
             result[f"{name}_stderr_clustered"] = clustered
     result |= pooled
     ordered = [name for name in task.metrics if name in result]

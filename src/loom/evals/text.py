@@ -110,13 +110,11 @@ def is_token_folder(path: Path) -> bool:
     return (path / artifact.MANIFEST).is_file() and artifact.load(path).kind == "tokens"
 
 
-def token_documents(folder: Path, limit: int | None = None) -> list[Document]:
+def token_documents(folder: Path) -> list[Document]:
     """The documents of a token folder (a `heldout/` one, usually), domain and source its `source`.
 
     No text is needed: a document's bytes are the sum of what its tokens spell, exact for byte-level BPE.
-    Where the manifest has a source's bytes and all its documents are read, the two must agree; raises
-    `LoomError` if they do not. `limit` keeps the first documents of each source (a folder's documents
-    lie in the order of a keyed hash).
+    Where the manifest has a source's bytes, the two must agree; raises `LoomError` if they do not.
     """
     import pyarrow.parquet as pq
 
@@ -124,7 +122,6 @@ def token_documents(folder: Path, limit: int | None = None) -> list[Document]:
     tokenizer = Tokenizer.load(opened.tokenizer)
     sizes = np.array([len(tokenizer.token_bytes(index)) for index in range(tokenizer.vocab_size)])
     documents: list[Document] = []
-    count: dict[str, int] = {}
     for number, shard in enumerate(opened.shards):
         if opened.address is None:
             ids = opened.arrays[number]
@@ -133,12 +130,9 @@ def token_documents(folder: Path, limit: int | None = None) -> list[Document]:
         path = opened.file(Path(shard.path).with_suffix(".docs.parquet").as_posix())
         table = pq.read_table(path, columns=["start", "end", "id", "source"])
         for start, end, name, source in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            count[source] = count.get(source, 0) + 1
-            if limit is None or count[source] <= limit:
-                tokens = ids[start : end - 1].astype(np.int64)  # without the end-of-text token
-                documents.append(Document(name, source, source, tokens, int(sizes[tokens].sum())))
-    if limit is None:
-        _check_bytes(folder, documents, opened.sources)
+            tokens = ids[start : end - 1].astype(np.int64)  # without the end-of-text token
+            documents.append(Document(name, source, source, tokens, int(sizes[tokens].sum())))
+    _check_bytes(folder, documents, opened.sources)
     return documents
 
 
@@ -182,7 +176,9 @@ def _files(path: Path, split: str | None) -> list[Path]:
     if path.is_file():
         return [path]
     if path.exists():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+        # A curated folder holds what was dropped too, beside its documents.
+        root = path / "documents" if (path / "documents").is_dir() else path
+        found = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
     else:
         found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
         if not found:
@@ -217,13 +213,9 @@ def _sources(files: Sequence[Path]) -> dict[Path, str]:
     for file in plain:
         homes.setdefault(_stem(file), set()).add(place(file).parent)
     shared = {home for several in homes.values() if len(several) > 1 for home in several}
-    depth = 1
-    while len({home.parts[-depth:] for home in shared}) < len(shared):
-        depth += 1
-    named = {}
-    for file in plain:
-        home = place(file).parent
-        named[file] = "/".join(home.parts[-depth:]) if home in shared else _stem(file)
+    taken = frozenset(_stem(file) for file in plain if place(file).parent not in shared)
+    homely = apart(sorted(shared), taken)
+    named = {file: homely.get(place(file).parent, _stem(file)) for file in plain}
     folders = {file: place(file).parent.parent for file in files if _split(file)}
     called = apart(list(dict.fromkeys(folders.values())), frozenset(named.values()))
     return named | {file: called[folder] for file, folder in folders.items()}

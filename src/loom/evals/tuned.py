@@ -90,14 +90,18 @@ def documents(folder: Path, subject: Subject) -> list[Tuned]:
 
 
 def answers(subject: Subject, folder: Path, seed: int = 0, limit: int | None = None) -> Found:
-    """Bits per byte and nats a token of the trained tokens of held-out conversations, ratios of sums."""
+    """Bits per byte and nats a token of the trained tokens of held-out conversations, ratios of sums. Of one longer
+    than the context the beginning is read (`conversations_cut`); one without an answer there is left out (`unread`)."""
     kept: list[tuple[str, NDArray[np.int64]]] = []
     rows = []
     length = subject.max_length
+    cut = unread = 0
     for document in documents(held_out(folder, "sft"), subject)[:limit]:
+        cut += len(document.ids) > length + 1
         ids, trained = document.ids[: length + 1], document.weights[: length + 1]
         at = np.flatnonzero(trained[1:])
         if not len(at):
+            unread += 1
             continue
         size = len(ids) - 1
         keys = np.full(len(at), len(kept))
@@ -114,6 +118,8 @@ def answers(subject: Subject, folder: Path, seed: int = 0, limit: int | None = N
         "loss": float(-logp.sum() / tokens.sum()),
         "loss_stderr": bootstrap_ratio(-logp, tokens, seed),
         "n": len(kept),
+        "conversations_cut": cut,
+        "unread": unread,
     }
     lines = [
         {"id": name, "nll": float(-value), "tokens": len(ids), "bytes": int(size)}
@@ -182,7 +188,7 @@ def instructions(
         "empty": [float(not answer.text) for answer in said],
         "tokens": [float(len(answer.tokens)) for answer in said],
     }
-    figures = _means(values) | {"n": len(said), "too_long": left}
+    figures = _means(values) | {"n": len(said), "prompts_cut": left}
     lines = [
         {
             "id": row,

@@ -377,11 +377,28 @@ def _data(records: Records) -> str:
     return "\n".join([*head, *rows]) + "\n"
 
 
+BESIDE_FIGURES = (
+    "n",
+    "chance",
+    "domains",
+    "bytes",
+    "tokens",
+    "training_share",
+    "subjects",
+    "judged",
+    "not_judged",
+)
+"""What stands among a task's metrics in results.json and is none."""
+
+
 def _evaluation(records: Records) -> str:
     rows = []
     for task, metrics in records.results.items():
+        if "refused" in metrics:
+            rows.append(f"| {task} | no figure: {metrics['refused']} | | |")
+            continue
         for name, value in metrics.items():
-            if name == "n" or name.endswith("_stderr") or not isinstance(value, (int, float)):
+            if name in BESIDE_FIGURES or "_stderr" in name or not isinstance(value, (int, float)):
                 continue
             error = metrics.get(f"{name}_stderr")
             shown = f"{value:.4g}" + (f" ± {error:.2g}" if isinstance(error, (int, float)) else "")

@@ -42,11 +42,18 @@ def read_scores(folders: Sequence[Path]) -> tuple[Score, ...]:
 
 def _score(label: str, task: str, body: Mapping[str, Any]) -> Score | None:
     row = body["results"][task]
-    metric = body.get("tasks", {}).get(task, {}).get("headline")
+    tasks = body.get("tasks", {})
+    whole = max((name for name in tasks if task == name or task.startswith(f"{name}_")), key=len, default="")
+    metric = tasks.get(whole, {}).get("headline")
+    if (
+        whole != task and metric is not None
+    ):  # a subject's own figure, where the task's is a mean over subjects
+        metric = metric.removeprefix("macro_")
     metric = metric or next((key for key in ("acc", "bits_per_byte") if key in row), None)
-    if metric is None or not isinstance(row.get(metric), int | float):
-        return None
-    return Score(label, task, metric, Measure(row[metric], row.get(f"{metric}_stderr"), row.get("n")))
+    if metric in (None, "n") or "refused" in row or not isinstance(row.get(metric), int | float):
+        return None  # a count is no score
+    n = row.get("judged", row.get("n"))
+    return Score(label, task, metric, Measure(row[metric], row.get(f"{metric}_stderr"), n))
 
 
 def published(task: str) -> dict[str, float]:

@@ -123,6 +123,7 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
     first step for rows that are missing or bad.
     """
     from loom.evals.contamination import History
+    from loom.evals.encode import encode_items
     from loom.evals.inloop import InLoop
     from loom.evals.sources import find_sources, read_sources
     from loom.evals.text import token_documents
@@ -155,9 +156,14 @@ def recipe_evaluation(config: RunConfig) -> Evaluate | None:
             console.warn(f"{task.name} is not measured in the loop: its rows are in what is trained on.")
         else:
             items[task.name] = list(loaded.items)
+    # A choice without tokens of its own is said now, not at the first evaluation.
+    encode_items([item for group in items.values() for item in group], tokenizer)
     found = _not_trained_on(find_sources([Path(path) for path in wanted.text]), held, histories)
     read = read_sources(found)
     read.check(tokenizer)
+    if most is not None:  # no more is encoded than can be kept
+        longest = max(len(tokenizer.token_bytes(index)) for index in range(tokenizer.vocab_size))
+        read = read.beginning(most * longest)
     texts = _some(read.documents(tokenizer), tokenizer, most)
     if not documents and not items and not texts:
         return None
@@ -224,7 +230,7 @@ def measure_text(model: Path, tokens: Path, out: Path) -> Artifact:
     results.json has `results` by source (see `loom.evals.perplexity.summary`), `all` pooled, and
     `unigram_entropy` and `bigram_entropy` in nats a token over exactly the tokens of the pooled loss.
     """
-    from loom.evals import perplexity
+    from loom.evals import cache, perplexity
     from loom.evals.ngram import baselines
     from loom.evals.settings import clean
     from loom.evals.subject import load_subject
@@ -235,10 +241,10 @@ def measure_text(model: Path, tokens: Path, out: Path) -> Artifact:
     started = time.monotonic()
     subject = load_subject(model)
     documents = token_documents(tokens / "heldout")
-    with console.progress("held-out text") as progress:
-        scores = perplexity.score_documents(
-            subject.model, documents, subject.tokenizer.eos_id, subject.max_length, progress=progress
-        )
+    rows = perplexity.document_rows(documents, subject.tokenizer.eos_id, subject.max_length)
+    with console.progress("held-out text", total=len(rows)) as progress:
+        logp = cache.rows(subject, rows, 2 * len(documents), progress=progress)
+    scores = perplexity.document_scores(documents, logp)
     by_source = perplexity.by(scores, "source")
     results = {name: perplexity.summary(group) for name, group in sorted(by_source.items())}
     body = {"results": results | {"all": perplexity.summary(scores)}, "tasks": {}, **baselines(tokens)}

@@ -178,15 +178,19 @@ def parts_of(task: Task, folder: Path, splits: Sequence[str], only: bool) -> lis
         found = find(folder, task.files, splits, task.source, only)
         return [Part(found, "", task.files, ((folder, task.source),))]
     where = {subject: places(task, folder, subject) for subject in task.subjects}
-    present = [
-        subject
-        for subject in task.subjects
-        if any(
-            there(place, (subject,), split, source)
-            for split in (*splits, *ORDER, "")
-            for place, source in where[subject]
-        )
-    ]
+
+    def having(*some: str) -> list[str]:
+        """The subjects of which one of these splits is there."""
+        return [
+            subject
+            for subject in task.subjects
+            if any(
+                there(place, (subject,), split, source) for split in some for place, source in where[subject]
+            )
+        ]
+
+    # Where some have the protocol's rows, the worked examples of the others are none.
+    present = having(*splits) or ([] if only else having(*ORDER, ""))
     parts = []
     for subject in present or task.subjects[:1]:
         (own, source), *also = where[subject]

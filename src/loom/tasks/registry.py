@@ -215,6 +215,7 @@ def task(name: str) -> Task:
     if found := re.search(r":(\d+)shot$", name):
         base, shots = name[: found.start()], int(found[1])
     base = base.removesuffix(":lm-eval")
+    plain = base if shots is None else f"{base}:{shots}shot"
     chosen = TASKS.get(base)
     if chosen is None and base.startswith("mmlu_"):
         subject = base.removeprefix("mmlu_")
@@ -228,7 +229,7 @@ def task(name: str) -> Task:
             f"There is no task {name!r}.{f' Did you mean {near!r}?' if near else ''} `loom list tasks` shows "
             f"all; protocols are written behind a colon ({', '.join(PROTOCOLS)}), shots as in mmlu:5shot."
         )
-    return chosen if shots is None else replace(chosen, shots=shots, name=name)
+    return chosen if shots is None else replace(chosen, shots=shots, name=plain)
 
 
 def suite(name: str) -> tuple[str, ...]:
@@ -247,4 +248,4 @@ def tasks(names: Sequence[str]) -> list[Task]:
     spread = [
         part for name in names for part in (SUITES[name] if name in SUITES and name not in TASKS else (name,))
     ]
-    return [task(name) for name in dict.fromkeys(spread)]
+    return list({(one := task(name)).name: one for name in spread}.values())

@@ -115,4 +115,17 @@ def test_every_figure_of_text_has_its_documents() -> None:
 def test_documents_of_one_id_are_told_apart_by_their_order() -> None:
     assert list(paired.numbered([("a",), ("b",), ("a",), ("a",)])) == [("a", 0), ("b", 0), ("a", 1), ("a", 2)]
     rows = [("f:1", {"doc_id": 0, "values": {"acc": float(i)}}) for i in range(3)]
-    assert [part[0] for part in paired.task_parts(rows, "macro_acc").values()] == [0, 1, 2]
+    assert [part[0] for part in paired.task_parts(rows, "acc").values()] == [0, 1, 2]
+
+
+def test_a_mean_over_subjects_is_paired_as_one() -> None:
+    """Of a large and a small subject: each weighs the same, whatever its rows."""
+    values = {"large": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], "small": [1.0, 1.0]}
+    rows = [
+        (f"f:{i}", {"subject": name, "doc_id": i, "values": {"acc": value}})
+        for name, of in values.items()
+        for i, value in enumerate(of)
+    ]
+    parts = paired.task_parts(rows, "macro_acc").values()
+    above, below = (sum(part[side] for part in parts) for side in (0, 1))
+    assert above / below == pytest.approx((2 / 6 + 1) / 2)

@@ -81,6 +81,14 @@ class _Server(http.server.BaseHTTPRequestHandler):
                 self.end_headers()
             case "busy":
                 self.send_error(503)
+            case "limited":  # once, and says when to come again
+                SEEN.append(("limited", None))
+                if sum(path == "limited" for path, _ in SEEN) % 2:
+                    self.send_response(429)
+                    self.send_header("Retry-After", "1")
+                    self.end_headers()
+                else:
+                    answer(self, "Answer A." if text.index("Hello!") < text.index("Go away.") else "B")
             case "silent":
                 send(self, b'{"choices": [{"message": {"content": null}}]}')
             case "gone":  # the connection ends before an answer
@@ -158,14 +166,13 @@ def test_the_key_goes_nowhere_else(url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_endpoint_that_only_fails_is_given_up(url: str) -> None:
-    """805 comparisons that each time out would take days. Failures of the question itself say nothing of the next."""
+    """805 comparisons that each time out would take days. Nonsense is an answer."""
     SEEN.clear()
     judge = Endpoint(url, "busy", tries=1)
     with pytest.raises(LoomError, match=f"failed {GIVE_UP} requests in a row, the last with 'HTTP 503'"):
         judge.prefer([PAIR] * GIVE_UP)
     assert len(SEEN) == GIVE_UP
-    for model in ("short", "vague"):
-        assert Endpoint(url, model, tries=1).prefer([PAIR] * GIVE_UP) == [None] * GIVE_UP
+    assert Endpoint(url, "vague", tries=1).prefer([PAIR] * GIVE_UP) == [None] * GIVE_UP
 
 
 def test_failures_in_a_row_are_forgotten_at_an_answer(url: str) -> None:
@@ -237,3 +244,26 @@ def test_nothing_is_there() -> None:
     judge = Endpoint("http://127.0.0.1:1/v1", "m", tries=1)
     assert judge.prefer([PAIR]) == [None]
     assert judge.failures == {"unreachable": 2}
+
+
+def test_a_server_that_is_busy_is_asked_again_when_it_says(url: str) -> None:
+    judge = Endpoint(url, "limited", timeout=5)
+    began = time.monotonic()
+    assert judge.prefer([PAIR]) == [2.0]
+    assert judge.failures == {}
+    assert time.monotonic() - began > 1.8  # two requests, each told to come again in a second
+
+
+def test_a_server_that_refuses_everything_is_given_up(url: str) -> None:
+    """One that answered before may refuse as often as it likes: those questions are too long."""
+    with pytest.raises(LoomError, match=f"refused all of the first {GIVE_UP} requests"):
+        Endpoint(url, "short").prefer([PAIR] * GIVE_UP)
+    judge = Endpoint(url, "good")
+    judge.prefer([PAIR])
+    judge.model = "short"
+    assert judge.prefer([PAIR] * GIVE_UP) == [None] * GIVE_UP
+
+
+def test_an_address_with_a_question_is_refused() -> None:
+    with pytest.raises(LoomError, match="question mark"):
+        find_judge("endpoint:http://127.0.0.1/v1?key=secret#m")

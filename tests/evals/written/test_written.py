@@ -372,3 +372,10 @@ def test_a_text_called_as_a_task_is_does_not_take_its_place(
     evaluate(load_subject(folder), recipe, tmp_path / "out")
     found = results(tmp_path / "out")["results"]
     assert "acc" in found["truthfulqa_mc1"] and "bytes" in found["text:truthfulqa_mc1"]
+
+
+@pytest.mark.parametrize("words", [["alpaca_eval=model:X", "alpaca_eval=model:Y"], ["model:X", "model:Y"]])
+def test_a_task_has_one_judge(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loom.evals.judge.files._check", lambda *_: None)
+    with pytest.raises(LoomError, match="alpaca_eval has a judge, model:X"):
+        judges_for(words, ["alpaca_eval"])

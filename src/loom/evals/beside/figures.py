@@ -53,21 +53,21 @@ def figures(bodies: Iterable[Body]) -> list[Figure]:
 def _ranked(bodies: Iterable[Body]) -> list[Figure]:
     """Every other task that has rows, by its headline metric, with the split that was read; those of one protocol
     together."""
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, tuple[str, dict[str, None]]] = {}
     known = {figure.task for figure in SHOWN if not figure.text}
     for body in bodies:
         for task, facts in body["tasks"].items():
             if task not in known and ("files" in facts or "seen" in facts) and "prompts" not in facts:
-                splits = dict.fromkeys(file.get("split", "") for file in facts.get("files", ()))
-                found[task] = facts["headline"], "/".join(filter(None, splits))
+                _, splits = found.setdefault(task, (facts["headline"], {}))
+                splits |= dict.fromkeys(file.get("split", "") for file in facts.get("files", ()))
     return [
         Figure(
             task,
             metric,
-            f"{task} {metric}{f' ({split})' if split else ''}",
+            f"{task} {metric}{f' ({split})' if (split := '/'.join(filter(None, splits))) else ''}",
             metric not in ("bits_per_byte", "bpb"),
         )
-        for task, (metric, split) in sorted(found.items(), key=lambda one: one[0].partition(":")[2])
+        for task, (metric, splits) in sorted(found.items(), key=lambda one: one[0].partition(":")[2])
     ]
 
 

@@ -34,9 +34,11 @@ def numbered(keys: Iterable[Key]) -> Iterator[Key]:
 
 
 def task_parts(rows: Sequence[Row], metric: str) -> Parts:
-    """The parts of a task's figure by row; empty where no row has the metric. A row that was not scored has none."""
+    """The parts of a task's figure by row; empty where no row has the metric. A row that was not scored has none.
+    In a mean over subjects a row weighs as one of its subject's."""
     found: Parts = {}
-    metric = metric.removeprefix("macro_")  # a mean over subjects is over rows here
+    mean, metric = metric.startswith("macro_"), metric.removeprefix("macro_")
+    weighs = Counter(row.get("subject") for place, row in rows if mean and metric in _values(row, place))
     keys = numbered(tuple(row.get(name) for name in _NAMES) for _, row in rows)
     for key, (place, row) in zip(keys, rows, strict=True):
         if metric == "bits_per_byte" and "nll" in row and "bytes" in row:
@@ -45,7 +47,8 @@ def task_parts(rows: Sequence[Row], metric: str) -> Parts:
                 _number(row["bytes"], "bytes", place),
             )
         elif (value := _values(row, place).get(metric)) is not None:
-            found[key] = _number(value, metric, place), 1.0
+            weight = 1 / weighs[row.get("subject")] if mean else 1.0
+            found[key] = weight * _number(value, metric, place), weight
     return found
 
 

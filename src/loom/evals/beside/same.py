@@ -25,7 +25,20 @@ def other_rows(a: Mapping[str, Any], b: Mapping[str, Any], task: str) -> tuple[s
     for key, how, where in _WHERE:
         if _digests(one.get(key)) != _digests(two.get(key)):
             return how, where
+    if _judge(one) != _judge(two):
+        return "by different judges, or against different answers", "with the same --judge"
     return None
+
+
+def _judge(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Who judged, and against what. A replay's file is another for every model: its annotators and baselines count."""
+    judge = dict(facts.get("judge") or {})
+    keys = (
+        ("judge", "annotators", "baselines")
+        if judge.get("judge") == "replay"
+        else judge.keys() - {"failures"}
+    )
+    return {key: judge.get(key) for key in sorted(keys)} | {"reference": facts.get("reference")}
 
 
 def _digests(found: Any) -> Any:

@@ -153,7 +153,7 @@ def _differ(figure: Figure, one: _Run, first: Parts, two: _Run, second: Parts) -
     """Whether a figure of two evaluations is of other files or other documents, as far as they say."""
     a, b = figure.result(one.body), figure.result(two.body)
     assert a is not None and b is not None
-    if any(a.get(name) != b.get(name) for name in (("n", "bytes") if figure.text else ("n",))):
+    if any(a.get(name) != b.get(name) for name in (("n", "bytes") if figure.text else ("n", "judged"))):
         return True
     if first and second and not paired.alike(first, second):
         return True

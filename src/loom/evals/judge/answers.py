@@ -155,6 +155,10 @@ def notes(result: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
         )
     if groups := facts.get("missing_groups"):
         found.append(f"{len(groups):,} groups have no file: {', '.join(groups)}")
+    if cut := result.get("conversations_cut"):
+        found.append(f"{cut:,} conversations are longer than the context: their beginning was read")
+    if unread := result.get("unread"):
+        found.append(f"{unread:,} conversations have no answer within the context and are left out")
     if cut := result.get("prompts_cut"):
         found.append(f"{cut:,} of {n:,} prompts lost their left end to make room for an answer")
     if cut := result.get("cut_answers"):

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from loom.evals.judge.post import TooLarge, post
 
 GIVE_UP = 10  # failures in a row; each may have taken `tries` times `timeout`
 OF_THE_QUESTION = (400, 413, 422)  # such an answer says nothing of the next question
+BUSY = (429, 503)  # it may say when to come again
 _WORD = r"(?:the|my|final|better|best|correct|preferred|answer|option|response|choice|verdict|one|is)"
 VERDICT = re.compile(
     rf"[\W_]*(?:{_WORD}[\W_]+)*([AB])(?:[\W_]+is(?:[\W_]+{_WORD})*)?[\W_]*", re.IGNORECASE | re.ASCII
@@ -42,7 +44,8 @@ class Endpoint:
         self.cached = False
         self.failures: dict[str, int] = {}
         self.disagree = 0
-        self.in_a_row = 0
+        self.in_a_row = self.refused = 0
+        self.answered = False
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -83,7 +86,7 @@ class Endpoint:
             "max_tokens": 8,
         }
         why = ""
-        for _ in range(self.tries):
+        for attempt in range(self.tries):
             try:
                 reply: dict[str, Any] = json.loads(self._post(body))
                 letter = verdict(reply["choices"][0]["message"]["content"])
@@ -94,7 +97,15 @@ class Endpoint:
                 why = f"HTTP {error.code}"
                 if error.code in OF_THE_QUESTION:
                     self._count(why)
+                    self.refused += 1
+                    if self.refused >= GIVE_UP and not self.answered:
+                        raise LoomError(
+                            f"{self.url} refused all of the first {self.refused} requests ({why}): see that it serves "
+                            f"{self.model!r} and takes temperature and max_tokens."
+                        ) from None
                     return None
+                if error.code in BUSY and attempt + 1 < self.tries:
+                    time.sleep(_pause(error, self.timeout))
                 if error.code < 500 and error.code != 429:
                     break  # the same request would be refused again
             except urllib.error.URLError as error:
@@ -108,6 +119,7 @@ class Endpoint:
                 why = "not a chat completion"
             else:
                 self.in_a_row = 0
+                self.answered = True
                 if letter is None:
                     self._count("nonsense")
                 return letter
@@ -130,6 +142,12 @@ class Endpoint:
         self.failures[why] = self.failures.get(why, 0) + 1
 
 
+def _pause(error: urllib.error.HTTPError, longest: float) -> float:
+    """Seconds until a busy server is asked again: what it says, at most `longest`; else a second."""
+    stated = error.headers.get("Retry-After", "")
+    return min(float(stated), longest) if stated.isdigit() else min(1.0, longest)
+
+
 def verdict(text: str) -> str | None:
     """A or B, alone or in words and marks that say no more ("**Answer A**", "B is better."); None for anything else,
     also for what names both."""
@@ -150,6 +168,8 @@ def parse_endpoint(spec: str) -> Endpoint:
         wrong = "it begins with neither http:// nor https://"
     elif not url.isascii() or not url.isprintable() or " " in url:
         wrong = "it holds characters that an address cannot have"
+    elif parts.query:
+        wrong = "it has a question mark, and paths are written behind it"
     elif parts.username is not None:
         wrong = "a key stands in LOOM_JUDGE_KEY, never in an address, which is written into the results"
     if wrong:

@@ -52,7 +52,10 @@ def judges_for(words: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
         if equals and task in KINDS:
             if task not in tasks:
                 raise LoomError(f"--judge {word}: {task} is not among the tasks ({', '.join(tasks)}).")
+            if task in found:
+                raise LoomError(f"--judge {word}: {task} has a judge, {found[task]}. Name one for each task.")
             found[task] = spec
+    own = set(found)
     for word in words:
         task, equals, _ = word.partition("=")
         if equals and task in KINDS:
@@ -60,8 +63,13 @@ def judges_for(words: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
         takers = [
             name for name in tasks if name not in found and word.partition(":")[0] in KINDS.get(name, ())
         ]
-        if "," in word:  # a pair of judges is TruthfulQA's alone
+        if word.startswith("model:") and "," in word:  # a pair of judges is TruthfulQA's alone
             takers = [name for name in takers if name == "truthfulqa_gen"]
+        kind = word.partition(":")[0]
+        if not takers and (taken := [name for name in found if name not in own and kind in KINDS[name]]):
+            raise LoomError(
+                f"--judge {word}: {taken[0]} has a judge, {found[taken[0]]}. Name one for each task, as TASK=JUDGE."
+            )
         if not takers:
             takes = "; ".join(f"{name} takes {SPELLINGS[name]}" for name in tasks if name in KINDS)
             raise LoomError(
@@ -170,6 +178,8 @@ def judge_outputs(outputs: Path, reference: Path | None, judge: Judge, out: Path
         "instructions": len(instructions),
     }
     facts: dict[str, Any] = {"headline": "n", "instructions_of": of}
+    if reference is not None and not isinstance(judge, Replay):
+        facts["reference"] = artifact.digest_file(reference)
     names = ["results.json"]
     try:
         with speaking_of(judge.name):
