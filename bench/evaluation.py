@@ -389,10 +389,11 @@ def perplexity(given: Setup) -> dict[str, Any]:
         "harness_products": products_share(lambda: harness.rolling(given.peer(batch), texts)),
     }
     seconds = loom[0] * products["loom_products"]
+    rate = flops(given.model, tokens, tokens, 0) / seconds / 1e9
+    shares = [f"{100 * share:.0f} %" for share in products.values()]
     print(
-        f"  matrix products are {100 * products['loom_products']:.0f} % of Loom's seconds "
-        f"({counted / seconds / 1e9:.0f} GFLOP/s) and {100 * products['harness_products']:.0f} % of the "
-        f"harness's; were all else free here, the ratio would be {theirs[0] / seconds:.2f}",
+        f"  matrix products are {shares[0]} of Loom's seconds ({rate:.0f} GFLOP/s) and {shares[1]} of the harness's; "
+        f"were all else free here, the ratio would be {theirs[0] / seconds:.2f}",
         flush=True,
     )
     bounds |= products | {"ratio_of_products_alone": theirs[0] / seconds}
