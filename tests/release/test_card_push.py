@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from loom import artifact
 from loom.cli import app
 from loom.errors import LoomError
-from loom.release.card import Power, make_card
+from loom.release.card import Power, Records, _evaluation, make_card
 from loom.release.export import export
 from loom.release.push import check_repository, plan_push, push, revision_name
 from tests.release.conftest import TIED, Make
@@ -241,3 +241,16 @@ def test_without_a_token_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(LoomError, match="HF_TOKEN"):
         push("me/model", [])
+
+
+def test_a_figure_that_was_refused_is_none_on_the_card() -> None:
+    """What was counted on the way is no metric, and a refusal says why."""
+    results = {
+        "piqa": {"n": 0, "refused": "12 of its prompts are in the training data", "seen_prompts": 12},
+        "sciq": {"acc": 0.5, "acc_stderr": 0.1, "acc_stderr_clustered": 0.2, "chance": 0.25, "n": 30},
+    }
+    shown = _evaluation(Records("m", {}, "float32", None, results=results))
+    assert shown.splitlines()[2:] == [
+        "| piqa | no figure: 12 of its prompts are in the training data | | |",
+        "| sciq | acc | 0.5 ± 0.1 | 30 |",
+    ]

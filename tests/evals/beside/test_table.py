@@ -169,3 +169,28 @@ def test_a_text_called_as_a_task_is_not_that_task(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["table", f"a={folder}", "--published"])
     assert ended.value.code in (0, None)
+
+
+def judged(folder: Path, value: float, judge: dict[str, Any], n: int = 400) -> Path:
+    """A win rate by that judge."""
+    figure = {"alpaca_win[x]": value, "alpaca_win[x]_stderr": 1.0, "n": 805, "judged": n}
+    facts = {"headline": "alpaca_win[x]", "prompts": [{"path": "p", "digest": "d"}], "judge": judge}
+    return write(folder, {"results": {"alpaca_eval": figure}, "tasks": {"alpaca_eval": facts}})
+
+
+@pytest.mark.parametrize(
+    ("other", "n", "told"),
+    [
+        ({"judge": "endpoint", "url": "u", "model": "m", "failures": {"timeout": 3}}, 400, True),
+        ({"judge": "endpoint", "url": "u", "model": "another", "failures": {}}, 400, False),
+        ({"judge": "endpoint", "url": "u", "model": "m", "failures": {}}, 300, False),
+    ],
+)
+def test_win_rates_of_other_judges_are_not_told_apart(
+    tmp_path: Path, other: dict[str, Any], n: int, told: bool
+) -> None:
+    """What failed on the way makes no other judge; another model, or fewer answers, does."""
+    first = {"judge": "endpoint", "url": "u", "model": "m", "failures": {}}
+    read = lines(judged(tmp_path / "a", 50.0, first), judged(tmp_path / "b", 80.0, other, n))
+    (line,) = (line for name, line in read.items() if "alpaca" in name.lower())
+    assert (beside.verdict(line, *LABELS) == "better") == told
