@@ -45,10 +45,8 @@ def _score(label: str, task: str, body: Mapping[str, Any]) -> Score | None:
     tasks = body.get("tasks", {})
     whole = max((name for name in tasks if task == name or task.startswith(f"{name}_")), key=len, default="")
     metric = tasks.get(whole, {}).get("headline")
-    if (
-        whole != task and metric is not None
-    ):  # a subject's own figure, where the task's is a mean over subjects
-        metric = metric.removeprefix("macro_")
+    if whole != task and metric is not None:
+        metric = metric.removeprefix("macro_")  # one subject's own figure is no mean over subjects
     metric = metric or next((key for key in ("acc", "bits_per_byte") if key in row), None)
     if metric in (None, "n") or "refused" in row or not isinstance(row.get(metric), int | float):
         return None  # a count is no score
