@@ -109,7 +109,9 @@ def test_held_out_conversations_that_another_folder_trained_on_are_seen(tmp_path
         ([first, "And what about the rivers that run into it?"], False),
         (["Yes."], False),
     ):
-        seen = known.saw_turns([turns])
+        seen = known.saw_turns([turns], tmp_path / "another")
         assert (seen is not None) == found, turns
-    seen = known.saw_turns([[first], [second], ["Something else, that nobody has said."]])
+    both = [[first], [second], ["Something else, that nobody has said."]]
+    seen = known.saw_turns(both, tmp_path / "another")
     assert seen is not None and seen.prompts == 2
+    assert known.saw_turns(both, tmp_path / "sft") is None  # turns of the folder's own other conversations

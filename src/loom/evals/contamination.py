@@ -130,12 +130,15 @@ class History:
                 return Seen(where, found)
         return None
 
-    def saw_turns(self, conversations: Iterable[Sequence[str]]) -> Seen | None:
+    def saw_turns(self, conversations: Iterable[Sequence[str]], held_out_of: Path) -> Seen | None:
         """Where the model was tuned on what users say in held-out conversations: those count of which every turn of
-        `FEWEST` words or more was said there."""
+        `FEWEST` words or more was said there. The folder that they were held out of is not asked: it holds out
+        whole prompts, and has turns in common with them by its nature."""
         told = [[turn for turn in turns if len(words(turn)) >= FEWEST] for turns in conversations]
         wanted = [turns for turns in told if turns]
         for where, known in self.turns.items():
+            if known.folder.resolve() == held_out_of.resolve():
+                continue
             if found := sum(all(map(known.hold, turns)) for turns in wanted):
                 return Seen(where, found)
         return None

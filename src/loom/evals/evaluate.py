@@ -102,7 +102,7 @@ def evaluate(subject: Subject, recipe: EvalRecipe, out: Path, planned: Plan | No
         assert given is not None
         objective = "dpo" if name == "preferences" else "sft"
         held = tuned.held_out(given, objective)
-        seen = None if name == "probes" else history.saw_turns(tuned.said(given, objective))
+        seen = None if name == "probes" else history.saw_turns(tuned.said(given, objective), held.parent)
         if seen is not None and name != "preferences":
             results[name] = refused(name, seen)
             keep(name, [], {"headline": "n", "seen": vars(seen)}, before)
